@@ -1,0 +1,37 @@
+"""segweave: dense prediction with context. The public names; what trains and evaluates is imported when it is first used."""
+
+import importlib
+from typing import Any
+
+from segweave.errors import InputError, TrainingError
+from segweave.models import create_model, list_models
+
+__all__ = [
+    "InputError",
+    "TrainingError",
+    "create_model",
+    "demo",
+    "evaluate",
+    "list_models",
+    "load",
+    "open_dataset",
+    "predict",
+    "segment",
+    "train",
+]
+
+_HOMES = {
+    "demo": "segweave.demonstration",
+    "evaluate": "segweave.evaluation.evaluate",
+    "load": "segweave.saving",
+    "open_dataset": "segweave.data",
+    "predict": "segweave.prediction",
+    "segment": "segweave.prediction",
+    "train": "segweave.training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'segweave' has no attribute {name!r}")

@@ -1,0 +1,283 @@
+"""Checks a data set before anything is trained on it: every file is read, and all that is wrong is named."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from segweave.data.contact_sheet import draw_contact_sheet
+from segweave.data.dataset import Colour, SegmentationDataset
+from segweave.data.folder import FolderDataset
+from segweave.data.images import read_image
+from segweave.errors import InputError
+from segweave.losses import IGNORE_INDEX
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What a split holds, and what is wrong with it. Files that could not be read are not counted."""
+
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    images: int
+    """The number of images with a mask."""
+    class_pixels: npt.NDArray[np.int64]
+    """(K,), the number of pixels of each class."""
+    ignored_pixels: int
+    sizes: tuple[Size, Size, Size] | None
+    """(width, height) of the smallest, the median and the largest image by area; None if no image could be read."""
+    problems: list[str]
+    """One line each: the file, what was found and what was expected. A last line counts those that were left out."""
+    problem_count: int
+    """The number of problems, those that were left out among them."""
+
+    @property
+    def unseen_classes(self) -> list[str]:
+        """The names of the classes without a single pixel."""
+        return [name for name, pixels in zip(self.classes, self.class_pixels, strict=True) if pixels == 0]
+
+    @property
+    def ignored_share(self) -> float:
+        """The share of pixels that count nowhere, 0 to 1."""
+        return self.ignored_pixels / max(self.ignored_pixels + int(self.class_pixels.sum()), 1)
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What a data set holds, and what is wrong with it."""
+
+    root: Path
+    splits: list[SplitCheck]
+    """The splits that could be opened."""
+    problems: list[str]
+    """One line each: the file, what was found and what was expected. Training refuses a data set that has any."""
+    problem_count: int
+    """The number of problems, those that were left out of the lines among them."""
+    warnings: list[str] = field(default_factory=list)
+    """One line each: what is allowed but probably not meant."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+
+def check(
+    root: str | Path,
+    *,
+    splits: Sequence[str] | None = None,
+    contact_sheet: str | Path | None = None,
+    overwrite: bool = False,
+    most_problems: int = 20,
+    progress: bool = False,
+    dataset_class: type[FolderDataset] = FolderDataset,
+) -> DatasetCheck:
+    """Reads every image and mask of a data set and collects all problems, rather than stop at the first.
+
+    Args:
+        root: The folder that holds the splits.
+        splits: The names of those to check; None: all there are.
+        contact_sheet: Where to save a PNG of some images with their masks laid over; None: nowhere.
+        overwrite: Replace the contact sheet if it exists.
+        most_problems: How many lines to give for each split; a last one counts the rest.
+        progress: Show a progress bar on the terminal.
+        dataset_class: The kind of data set, if its folder tree is not that of `FolderDataset`.
+
+    Raises:
+        InputError: There is no such folder, or no split in it, or the contact sheet exists.
+    """
+    root = Path(root)
+    if contact_sheet is not None and Path(contact_sheet).exists() and not overwrite:
+        raise InputError(f"{contact_sheet}: exists: expected a new file's name, or overwrite")
+    names = dataset_class.splits(root) if splits is None else list(splits)
+    if not names:
+        raise InputError(f"{root}: no splits: expected folders such as train/images and train/masks")
+    datasets, problems = _open_all(dataset_class, root, names)
+    checks = [check_split(dataset, most_problems=most_problems, progress=progress) for dataset in datasets]
+    problem_count = len(problems) + sum(each.problem_count for each in checks)
+    problems += [problem for each in checks for problem in each.problems]
+    if contact_sheet is not None and datasets:
+        draw_contact_sheet(datasets, contact_sheet)
+    return DatasetCheck(root, checks, problems, problem_count, _warnings(datasets, checks))
+
+
+def check_split(dataset: FolderDataset, *, most_problems: int = 20, progress: bool = False) -> SplitCheck:
+    """Reads every image and mask of a split; see `check`.
+
+    Args:
+        dataset: The split.
+        most_problems: How many lines of problems to give; a last one counts the rest.
+        progress: Show a progress bar on the terminal.
+    """
+    with ThreadPoolExecutor() as pool:
+        inspected = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
+        title = f"Checking {dataset.split}"
+        findings = list(track(inspected, title, total=len(dataset), disable=not progress))
+    problems = [
+        *dataset.unpaired,
+        *(problem for finding in findings for problem in finding.problems),
+        *_invalid_values(dataset, findings),
+    ]
+    problem_count = len(problems)
+    if problem_count > most_problems:
+        rest = problem_count - most_problems
+        problems = [*problems[:most_problems], f"{dataset.root / dataset.split}: and {rest} more problems"]
+    sizes = sorted((finding.size for finding in findings if finding.size), key=lambda size: (size[0] * size[1], size))
+    return SplitCheck(
+        split=dataset.split,
+        classes=tuple(dataset.classes),
+        palette=tuple(dataset.palette),
+        images=len(dataset),
+        class_pixels=np.array([_pixels_of(k, findings) for k in range(len(dataset.classes))], dtype=np.int64),
+        ignored_pixels=_pixels_of(IGNORE_INDEX, findings),
+        sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
+        problems=problems,
+        problem_count=problem_count,
+    )
+
+
+def require_valid(*datasets: SegmentationDataset) -> list[SplitCheck | None]:
+    """Checks what is about to be trained on.
+
+    Args:
+        *datasets: Splits; those that are not read from files have nothing to check.
+
+    Returns:
+        For each data set its check, or None where there was nothing to check.
+
+    Raises:
+        InputError: There are problems; the message gives the first one.
+    """
+    checks = [check_split(each) if isinstance(each, FolderDataset) else None for each in datasets]
+    found = [each for each in checks if each is not None]
+    problems = [problem for each in found for problem in each.problems]
+    if problems:
+        roots = dict.fromkeys(str(each.root) for each in datasets if isinstance(each, FolderDataset))
+        rest = sum(each.problem_count for each in found) - 1
+        raise InputError(problems[0] + (f" (and {rest} more: segweave data check {' '.join(roots)})" if rest else ""))
+    return checks
+
+
+def print_check(check: DatasetCheck, console: Console) -> None:
+    """Prints tables of the splits and of the classes' shares, then the warnings and problems."""
+    if check.splits:
+        console.print(_splits_table(check))
+        console.print(_classes_table(check))
+    for title, style, lines in (("warning", "yellow", check.warnings), ("problem", "red", check.problems)):
+        for line in lines:  # as text: rich would take [brackets] in file names for markup
+            console.print(Text.assemble((f"{title}: ", style), line), soft_wrap=True)
+    images = sum(split.images for split in check.splits)
+    verdict = {0: "no problems", 1: "1 problem"}.get(check.problem_count, f"{check.problem_count} problems")
+    console.print(
+        Text(f"{check.root}: {images} images, {verdict}", style="green" if check.ok else "red"), soft_wrap=True
+    )
+
+
+class _Finding(NamedTuple):
+    """What one image and its mask hold."""
+
+    size: Size | None
+    pixels: dict[int, int]
+    """The number of pixels of each label; ignored ones are under 255."""
+    problems: list[str]
+
+
+def _inspect(dataset: FolderDataset, index: int) -> _Finding:
+    image, labels, problems = None, None, []
+    try:
+        image = read_image(dataset.image_paths[index])
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        labels = dataset.read_labels(index)
+        if image is not None:
+            dataset.require_same_size(index, image, labels)
+    except InputError as error:
+        problems.append(str(error))
+    pixels: dict[int, int] = {}
+    if labels is not None:
+        values, counts = np.unique(labels, return_counts=True)
+        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return _Finding(None if image is None else image.size, pixels, problems)
+
+
+def _pixels_of(label: int, findings: Sequence[_Finding]) -> int:
+    return sum(finding.pixels.get(label, 0) for finding in findings)
+
+
+def _invalid_values(dataset: FolderDataset, findings: Sequence[_Finding]) -> list[str]:
+    """One line for each value that is neither a class nor ignored, over all masks, the most frequent first."""
+    seen = np.array(sorted({value for finding in findings for value in finding.pixels}), dtype=np.int64)
+    lines = []
+    for value in seen[dataset.invalid(seen)].tolist():
+        holders = [index for index, finding in enumerate(findings) if value in finding.pixels]
+        pixels = _pixels_of(value, findings)
+        others = f" and {len(holders) - 1} other masks" if len(holders) > 2 else " and 1 other mask"
+        where = f"{dataset.mask_paths[holders[0]]}{others if len(holders) > 1 else ''}"
+        lines.append((pixels, f"{where}: value {value} ({pixels} pixels): {dataset.expected_values}"))
+    return [line for _, line in sorted(lines, key=lambda each: -each[0])]
+
+
+def _open_all(
+    dataset_class: type[FolderDataset], root: Path, splits: Iterable[str]
+) -> tuple[list[FolderDataset], list[str]]:
+    """The splits that can be opened, and why the others cannot."""
+    datasets, problems = [], []
+    for split in splits:
+        try:
+            datasets.append(dataset_class(root, split, allow_unpaired=True))
+        except InputError as error:
+            problems.append(str(error))
+    return datasets, list(dict.fromkeys(problems))  # a mistake in dataset.yaml is the same for every split
+
+
+def _warnings(datasets: Sequence[FolderDataset], checks: Sequence[SplitCheck]) -> list[str]:
+    warnings = []
+    for dataset, found in zip(datasets, checks, strict=True):
+        where = dataset.root / dataset.split
+        if unseen := found.unseen_classes:
+            names = ", ".join(unseen[:10]) + (", ..." if len(unseen) > 10 else "")
+            warnings.append(f"{where}: {len(unseen)} of {len(found.classes)} classes have no pixel: {names}")
+        if found.ignored_share > 0.5:
+            warnings.append(f"{where}: {found.ignored_share:.0%} of the pixels are ignored")
+        if lossy := [path for path in dataset.mask_paths if path.suffix.lower() in (".jpg", ".jpeg")]:
+            warnings.append(f"{lossy[0]}: a mask as JPEG, which changes values at edges: expected PNG")
+    return warnings
+
+
+def _splits_table(check: DatasetCheck) -> Table:
+    table = Table("split", box=box.SIMPLE_HEAD)
+    for title in ("images", "smallest", "median", "largest", "ignored", "problems"):
+        table.add_column(title, justify="right")
+    for split in check.splits:
+        sizes = [f"{width}x{height}" for width, height in split.sizes] if split.sizes else ["-"] * 3
+        problems = Text(str(split.problem_count), style="red" if split.problems else "green")
+        table.add_row(Text(split.split), str(split.images), *sizes, f"{split.ignored_share:.1%}", problems)
+    return table
+
+
+def _classes_table(check: DatasetCheck) -> Table:
+    table = Table("", "class", box=box.SIMPLE_HEAD)
+    for split in check.splits:
+        table.add_column(Text(f"{split.split} pixels"), justify="right")
+    first = check.splits[0]
+    for k, (name, (red, green, blue)) in enumerate(zip(first.classes, first.palette, strict=True)):
+        shares = []
+        for split in check.splits:
+            pixels = int(split.class_pixels[k])
+            share = pixels / max(int(split.class_pixels.sum()), 1)
+            shares.append(f"{share:.2%}" if pixels else Text("none", style="yellow"))
+        table.add_row(Text("██", style=f"rgb({red},{green},{blue})"), Text(f"{k} {name}"), *shares)
+    return table

@@ -1,0 +1,157 @@
+"""Reading pictures and masks from files: every way of storing them that users have, one clear error for the rest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segweave.data.dataset import Colour
+from segweave.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""The file names' endings that are taken for images, in lower case; upper case counts too."""
+
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_INTEGER_MODES = ("1", "L", "P", "I", *_SIXTEEN_BIT_MODES)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files of a folder (not of its subfolders), sorted by name; hidden files are left out.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Reads a picture as it is meant to be seen: RGB, upright (its EXIF orientation is applied).
+
+    Raises:
+        InputError: The file is missing, not an image, truncated, or of a kind that has no 8-bit RGB counterpart.
+    """
+    image = _load(path)
+    try:
+        return to_rgb(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a picture of any mode to 8-bit RGB and turns it upright.
+
+    Transparency is dropped, not blended. 16-bit grey keeps its full range: 0 to 65535 becomes 0 to 255.
+
+    Args:
+        image: Grey, grey with alpha, RGB, RGBA, palette, 1-bit, CMYK or 16-bit grey.
+
+    Raises:
+        InputError: The picture is of floating point, or holds integers beyond 16 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_SIXTEEN_BIT_MODES, "I"):
+        image = _sixteen_to_eight_bits(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, PIL warns about the transparency that it drops
+    if image.mode == "F":
+        raise InputError("a floating-point image (mode F): expected 8 or 16 bits a channel")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise InputError(f"an image of mode {image.mode}: expected grey, RGB, palette or CMYK ({error})") from None
+
+
+def read_mask(path: str | Path, palette: Sequence[Colour] | None = None) -> npt.NDArray[np.int64]:
+    """Reads a mask: the value of each pixel, which is a class or a value to ignore.
+
+    Grey, 1-bit, 16-bit and palette masks give their values (indices) as they are. A mask stored in colour is looked up
+    in `palette`; without one it must be grey in colour's clothes (red = green = blue everywhere).
+
+    Args:
+        path: The mask's file.
+        palette: The colour of each value: colour k stands for the value k. Only masks stored as RGB(A) use it.
+
+    Returns:
+        (H, W), the values.
+
+    Raises:
+        InputError: The file cannot be read, or has a colour that stands for no value.
+    """
+    image = _load(path)
+    if image.mode == "LA":
+        image = image.getchannel("L")
+    if image.mode in _INTEGER_MODES:
+        return np.asarray(image).astype(np.int64)
+    if image.mode not in ("RGB", "RGBA"):
+        raise InputError(f"{path}: a mask of mode {image.mode}: expected grey, palette or RGB")
+    colours = np.asarray(image)[..., :3].astype(np.int64)  # (H, W, 3)
+    if palette is not None:
+        return _look_up(colours, palette, path)
+    if (colours == colours[..., :1]).all():
+        return colours[..., 0]
+    y, x = np.argwhere((colours != colours[..., :1]).any(axis=-1))[0]
+    raise InputError(
+        f"{path}: a mask in colour, {_as_text(colours[y, x])} at x={x}, y={y}: expected one value a pixel, "
+        "or a palette in dataset.yaml (palette: [[r, g, b], ...], one colour for each class)"
+    )
+
+
+def _load(path: str | Path) -> Image.Image:
+    """Decodes all of a file, not only its header, and turns the picture upright."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder: expected an image file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        cause = "an empty file" if path.stat().st_size == 0 else "not an image, or of an unknown format"
+        raise InputError(f"{path}: {cause}") from None
+    except Exception as error:  # PIL's decoders answer broken files with errors of many types
+        raise InputError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
+
+
+def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise InputError(f"grey values from {values.min()} to {values.max()}: expected 8 or 16 bits a channel")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257
+
+
+def _look_up(colours: npt.NDArray[np.int64], palette: Sequence[Colour], path: str | Path) -> npt.NDArray[np.int64]:
+    """(H, W, 3) colours -> (H, W) their places in the palette."""
+    weights = np.array([1 << 16, 1 << 8, 1])
+    keys = np.array(palette, dtype=np.int64).reshape(-1, 3) @ weights
+    order = np.argsort(keys, kind="stable")
+    if len(repeated := np.flatnonzero(np.diff(keys[order]) == 0)):
+        first, second = order[repeated[0]], order[repeated[0] + 1]
+        colour = _as_text(palette[first])
+        raise InputError(
+            f"{path}: a mask in colour, but {first} and {second} have the same colour {colour} in the palette"
+        )
+    codes = colours @ weights  # (H, W)
+    places = np.searchsorted(keys[order], codes).clip(max=len(keys) - 1)
+    values = order[places]
+    if len(unknown := np.argwhere(keys[values] != codes)):
+        y, x = unknown[0]
+        colour = _as_text(colours[y, x])
+        raise InputError(
+            f"{path}: colour {colour} at x={x}, y={y}: expected one of the palette's {len(palette)} colours"
+        )
+    return values
+
+
+def _as_text(colour: Sequence[int] | npt.NDArray[np.int64]) -> str:
+    red, green, blue = (int(channel) for channel in colour)
+    return f"({red}, {green}, {blue})"

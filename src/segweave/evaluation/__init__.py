@@ -1,0 +1,1 @@
+"""Evaluation: how well a network labels the pixels of a split."""

@@ -1,0 +1,131 @@
+"""`evaluate`, the function behind `segweave evaluate`."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from segweave.data import open_dataset
+from segweave.data.dataset import SegmentationDataset
+from segweave.devices import choose_device
+from segweave.errors import InputError
+from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult
+from segweave.evaluation.inference import Inference
+from segweave.files import written_whole
+from segweave.networks.semantic import SemanticNetwork
+from segweave.saving import load
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    split: str = "val",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    workers: int = 2,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> SegmentationResult:
+    """Evaluates a trained network on a split: mean IoU, pixel accuracy and the IoU of each class, at the images' own sizes.
+
+    Args:
+        run: A run folder.
+        data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set.
+        root: The folder of a data set that is given by name.
+        split: The split's name.
+        scales: Factors by which the images are also seen larger and smaller, such as 0.5 0.75 1.0 1.25 1.5 1.75.
+        flip: Whether each scale is also seen mirrored.
+        window: Height and width in pixels of a sliding window, for large images.
+        device: auto, cpu, cuda or mps.
+        devices: Processes that share the split.
+        workers: Processes that load the images, for each of them.
+        out: A JSON file to write the figures to.
+        overwrite: Whether `out` may replace a file.
+
+    Raises:
+        InputError: The run has no model, the data doesn't fit it, or an argument can't be used.
+    """
+    if out is not None and Path(out).exists() and not overwrite:
+        raise InputError(f"{out}: exists already: expected --overwrite to replace it, or another --out")
+    network = load(run)
+    assert network.labelling is not None
+    dataset = open_dataset(data, root, split)
+    if tuple(dataset.classes) != network.labelling.classes:
+        raise InputError(
+            f"{data}: the data has the {len(dataset.classes)} classes {', '.join(dataset.classes)}; expected the {network.num_classes} "
+            f"that {run} was trained on: {', '.join(network.labelling.classes)}"
+        )
+    inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
+    result = evaluate_network(network, dataset, inference=inference, device=device, devices=devices, workers=workers)
+    if rank_zero_only.rank == 0:
+        _print_result(Console(), result)
+        if out is not None:
+            with written_whole(Path(out)) as unfinished:
+                unfinished.write_text(json.dumps(_figures(result), indent=2) + "\n")
+    return result
+
+
+def evaluate_network(
+    network: SemanticNetwork,
+    dataset: SegmentationDataset,
+    *,
+    inference: Inference,
+    device: str = "auto",
+    devices: int = 1,
+    workers: int | None = 2,
+) -> SegmentationResult:
+    """Runs a network over a split.
+
+    Args:
+        network: Its predictions are evaluated.
+        dataset: The split.
+        inference: How the network is run over an image.
+        device: auto, cpu, cuda or mps.
+        devices: Processes that share the split.
+        workers: Processes that load the images, for each of them.
+    """
+    device = choose_device(device)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    evaluator = SegmentationEvaluator(network, dataset.classes, inference)
+    trainer.validate(evaluator, evaluator.val_loader(dataset, trainer, workers or 0), verbose=False)
+    assert evaluator.result is not None
+    return evaluator.result
+
+
+def _figures(result: SegmentationResult) -> dict[str, object]:
+    return {
+        "mean_iou": result.mean_iou,
+        "pixel_accuracy": result.pixel_accuracy,
+        "class_iou": result.class_iou,
+        "confusion": result.confusion.tolist(),
+    }
+
+
+def _print_result(console: Console, result: SegmentationResult) -> None:
+    table = Table("class", "IoU", box=None)
+    table.columns[1].justify = "right"
+    for name, iou in result.class_iou.items():
+        table.add_row(name, "–" if iou != iou else f"{100 * iou:.2f} %")
+    console.print(table)
+    console.print(
+        f"mIoU {100 * result.mean_iou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %", highlight=False
+    )

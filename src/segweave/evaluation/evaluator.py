@@ -1,0 +1,111 @@
+"""Evaluation of a network over a split, in one process or several, in memory that doesn't grow with the split."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segweave.data.dataset import SegmentationDataset
+from segweave.data.loading import EvaluationSamples, LabelledImage
+from segweave.data.transforms import normalise
+from segweave.evaluation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segweave.evaluation.inference import Inference
+from segweave.networks.semantic import SemanticNetwork
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """How well a split was segmented.
+
+    Attributes:
+        classes: The names of the K classes.
+        confusion: (K, K), int64: pixels of the whole split by true class (rows) and predicted class (columns).
+        image_scores: Mean IoU of each image, by name.
+    """
+
+    classes: Sequence[str]
+    confusion: Tensor
+    image_scores: dict[str, float]
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over the classes that occur, in [0, 1]."""
+        return mean_iou(self.confusion)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right, in [0, 1]."""
+        return pixel_accuracy(self.confusion)
+
+    @property
+    def class_iou(self) -> dict[str, float]:
+        """IoU of each class, in [0, 1]; NaN for one that occurs neither in the truth nor in the predictions."""
+        return dict(zip(self.classes, class_iou(self.confusion).tolist(), strict=True))
+
+
+class SegmentationEvaluator(lightning.LightningModule):
+    """Runs a network over a split and adds up one confusion matrix at the images' own sizes.
+
+    Args:
+        network: Its predictions are evaluated.
+        classes: The names of its K classes.
+        inference: How it is run over an image.
+    """
+
+    def __init__(self, network: SemanticNetwork, classes: Sequence[str], inference: Inference) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = tuple(classes)
+        self.inference = inference
+        self.result: SegmentationResult | None = None
+
+    def on_validation_epoch_start(self) -> None:
+        self._confusion = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64, device=self.device)
+        self._image_scores: dict[str, float] = {}
+
+    def validation_step(self, batch: LabelledImage, batch_idx: int) -> None:
+        backbone = self.network.backbone
+        images = normalise(batch.image, backbone.mean, backbone.std)
+        predictions = self.inference(self.network, images).argmax(dim=1)
+        for prediction, mask, name in zip(predictions, batch.mask, batch.name, strict=True):
+            confusion = confusion_matrix(prediction, mask, len(self.classes))
+            self._confusion += confusion
+            if name:
+                self._image_scores[name] = mean_iou(confusion)
+
+    def on_validation_epoch_end(self) -> None:
+        confusion = self._confusion
+        scores = self._image_scores
+        if self.trainer.world_size > 1:
+            confusion = self.trainer.strategy.reduce(confusion, reduce_op="sum")
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, scores)
+            scores = {name: score for share in gathered for name, score in share.items()}
+        self.result = SegmentationResult(self.classes, confusion.cpu(), scores)
+        self.log_dict(
+            {"val/mean_iou": self.result.mean_iou, "val/pixel_accuracy": self.result.pixel_accuracy},
+            rank_zero_only=True,
+        )
+
+    @staticmethod
+    def val_loader(dataset: SegmentationDataset, trainer: lightning.Trainer, workers: int) -> DataLoader[LabelledImage]:
+        """The loader of this process's share of a split, one image at a time, since their sizes differ."""
+        samples = EvaluationSamples(dataset, rank=trainer.global_rank, processes=trainer.world_size)
+        return DataLoader(samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0)
+
+
+def worst_and_best(scores: dict[str, float], count: int) -> tuple[list[str], list[str]]:
+    """The names of the `count` images with the lowest scores and the `count` with the highest, no image in both.
+
+    Images without a labelled pixel have no score (NaN) and are left out.
+    """
+    ranked = sorted((score, name) for name, score in scores.items() if not math.isnan(score))
+    names = [name for _, name in ranked]
+    worst = names[: min(count, (len(names) + 1) // 2)]
+    best = names[len(worst) :][-count:][::-1]
+    return worst, best

@@ -1,0 +1,109 @@
+"""From a normalised image to logits or probabilities at its own size: several scales, flips, sliding windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segweave.errors import InputError
+from segweave.layers import resize_to
+
+SMALLEST_SIDE = 32
+"""Networks take images from this height and width up (in pixels)."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a network is run over an image.
+
+    Attributes:
+        scales: The image is resized by each of these factors, and the class probabilities are averaged.
+            PAN's multi-scale evaluation (Table 5) is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
+        flip: Whether each scale is also seen mirrored left to right.
+        window: (height, width) in pixels of a sliding window, for images that don't fit in memory or are larger than the training crops;
+            windows overlap by a third, and the logits are averaged where they do. None for the whole image at once.
+        short_edge: Length in pixels that the image's short edge is resized to before anything else; None for the image's own size.
+
+    Raises:
+        InputError: There is no scale, or a scale, the window or the edge is not positive.
+    """
+
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    short_edge: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(scale > 0 for scale in self.scales):
+            raise InputError(f"scales {list(self.scales)}: expected one or more numbers above 0")
+        if self.window is not None and min(self.window) < SMALLEST_SIDE:
+            raise InputError(f"window {list(self.window)}: expected a height and a width from {SMALLEST_SIDE} up")
+        if self.short_edge is not None and self.short_edge < SMALLEST_SIDE:
+            raise InputError(f"short_edge {self.short_edge}: expected {SMALLEST_SIDE} or more")
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Scores the classes of every pixel.
+
+        Args:
+            network: Images (B, 3, h, w) to logits (B, K, h, w).
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            (B, K, H, W), float32: the higher, the likelier. Logits of a single pass; logarithms of the averaged probabilities of several.
+        """
+        height, width = images.shape[-2:]
+        base = 1.0 if self.short_edge is None else self.short_edge / min(height, width)
+        passes = [(scale, flipped) for scale in self.scales for flipped in ((False, True) if self.flip else (False,))]
+        if len(passes) == 1:
+            return self._pass(network, images, base * passes[0][0], flipped=False)
+        total = torch.zeros(())
+        for scale, flipped in passes:
+            total = self._pass(network, images, base * scale, flipped=flipped).softmax(dim=1) + total.to(images.device)
+        return (total / len(passes)).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def _pass(self, network: nn.Module, images: Tensor, scale: float, *, flipped: bool) -> Tensor:
+        """The logits at one scale, at the size of `images`."""
+        height, width = images.shape[-2:]
+        size = (max(round(height * scale), SMALLEST_SIDE), max(round(width * scale), SMALLEST_SIDE))
+        scaled = images
+        if size != (height, width):
+            scaled = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        if flipped:
+            scaled = scaled.flip(-1)
+        logits = network(scaled) if self.window is None else slide(network, scaled, self.window)
+        if flipped:
+            logits = logits.flip(-1)
+        return resize_to(logits.float(), (height, width))
+
+
+def slide(network: nn.Module, images: Tensor, window: tuple[int, int]) -> Tensor:
+    """Runs the network over windows that overlap by a third and averages the logits.
+
+    Args:
+        network: Images (B, 3, h, w) to logits (B, K, h, w).
+        images: (B, 3, H, W).
+        window: (height, width); a side longer than the image's is cut to it.
+
+    Returns:
+        (B, K, H, W), float32.
+    """
+    height, width = images.shape[-2:]
+    window_height, window_width = min(window[0], height), min(window[1], width)
+    total = torch.zeros(())
+    count = images.new_zeros(1, 1, height, width, dtype=torch.float32)
+    for top in _window_starts(height, window_height):
+        for left in _window_starts(width, window_width):
+            rows, columns = slice(top, top + window_height), slice(left, left + window_width)
+            logits = network(images[..., rows, columns]).float()
+            if total.dim() == 0:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[..., rows, columns] += logits
+            count[..., rows, columns] += 1
+    return total / count
+
+
+def _window_starts(length: int, window: int) -> list[int]:
+    """Where windows start so that they cover `length`, the last one flush with its end."""
+    stride = max(window * 2 // 3, 1)
+    return sorted({min(start, length - window) for start in range(0, max(length - window, 0) + stride, stride)})

@@ -1,0 +1,99 @@
+"""Networks by name: which there are, and how one is made."""
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from segweave.backbones import Backbone
+from segweave.errors import InputError
+from segweave.networks.deeplabv3 import DeepLabV3
+from segweave.networks.fcn import FCN
+from segweave.networks.pan import PAN
+from segweave.networks.pspnet import PSPNet
+from segweave.networks.semantic import SemanticNetwork
+
+SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
+    "fcn": FCN,
+    "pspnet": PSPNet,
+    "deeplabv3": DeepLabV3,
+    "pan": PAN,
+}
+
+
+def list_models(task: Literal["semantic"] | None = None) -> list[str]:
+    """The names that `create_model` knows, of one task or of all.
+
+    Raises:
+        InputError: The task is unknown.
+    """
+    if task not in (None, "semantic"):
+        raise InputError(f"task {task!r}: expected 'semantic'")
+    return list(SEMANTIC_NETWORKS)
+
+
+def create_model(
+    name: str, *, num_classes: int, backbone: str = "resnet50", pretrained: bool = False, **options: Any
+) -> SemanticNetwork:
+    """Makes a network, in training mode, its weights in the `channels_last` layout that convolutions are fastest in.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: K, at least 1 and at most 255 (255 itself means "ignore" in a mask).
+        backbone: The name of a timm model (see `segweave.backbones.Backbone`).
+        pretrained: Whether the backbone starts from timm's weights, or from random ones.
+        options: `output_stride` (the default is the paper's) and what the network's constructor takes (see its class).
+
+    Raises:
+        InputError: The name, an option or its value is unknown; the message names the known ones. Or the backbone can't be had.
+    """
+    network_class = SEMANTIC_NETWORKS.get(name)
+    if network_class is None:
+        raise InputError(f"unknown model {name!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
+    if not 1 <= num_classes <= 255:
+        raise InputError(f"num_classes {num_classes}: expected 1 to 255")
+    check_options(name, options)
+    network_options = dict(options)
+    output_stride = network_options.pop("output_stride", network_class.default_output_stride)
+    source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
+    network = network_class(backbone=source, num_classes=num_classes, **network_options)
+    network.recipe = {"model": name, "num_classes": num_classes, "backbone": backbone, "options": options}
+    return network.to(memory_format=torch.channels_last)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """The options of a model and their defaults."""
+    network_class = SEMANTIC_NETWORKS[name]
+    parameters = inspect.signature(network_class).parameters.values()
+    own = {p.name: p.default for p in parameters if p.name not in ("backbone", "num_classes")}
+    return {"output_stride": network_class.default_output_stride, **own}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that the model doesn't have, and values outside those that a choice offers.
+
+    Raises:
+        InputError: Names the option, and what is known instead.
+    """
+    known = model_options(name)
+    choices = typing.get_type_hints(SEMANTIC_NETWORKS[name].__init__)
+    for option, value in options.items():
+        if option not in known:
+            raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
+        allowed = _choices_of(choices.get(option))
+        if allowed and value not in allowed:
+            raise InputError(
+                f"option {option!r} of model {name!r} is {value!r}: expected {' or '.join(map(repr, allowed))}"
+            )
+
+
+def _choices_of(annotation: Any) -> list[Any]:
+    """The values that a `Literal[...]` or a `Literal[...] | None` allows; none if the annotation is something else."""
+    if typing.get_origin(annotation) is Literal:
+        return list(typing.get_args(annotation))
+    parts = typing.get_args(annotation)
+    if any(typing.get_origin(part) is Literal for part in parts):
+        return [value for part in parts for value in (_choices_of(part) or [None])]
+    return []

@@ -1,0 +1,212 @@
+"""Predictions: `segment` for one image in memory, `predict` (the function behind `segweave predict`) for files and folders."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from segweave.data.images import list_images, read_image, to_rgb
+from segweave.data.transforms import normalise
+from segweave.devices import choose_device
+from segweave.errors import InputError
+from segweave.evaluation.inference import Inference
+from segweave.files import written_whole
+from segweave.networks.semantic import SemanticNetwork
+from segweave.reports.pictures import overlay, palette_png, with_legend
+from segweave.saving import load
+
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network sees in an image.
+
+    Attributes:
+        image: (H, W, 3), uint8: the image as the network was given it, upright and in RGB.
+        mask: (H, W), uint8: the class of each pixel.
+        probabilities: (K, H, W), float32: of each class at each pixel, or None if they weren't asked for.
+        classes: The names of the K classes.
+        palette: Their colours.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None
+    classes: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+
+    def mask_image(self) -> Image.Image:
+        """The mask as a palette image: its values are the classes, its colours the palette's."""
+        return palette_png(self.mask, self.palette)
+
+    def overlay(self) -> Image.Image:
+        """The image with the classes laid over it, and a legend of those that occur."""
+        return with_legend(overlay(self.image, self.mask, self.palette), self.mask, self.classes, self.palette)
+
+
+@torch.inference_mode()
+def segment(
+    network: SemanticNetwork,
+    image: ImageLike,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | None = None,
+    probabilities: bool = False,
+) -> Prediction:
+    """Segments one image.
+
+    Args:
+        network: From `segweave.load`.
+        image: A file's path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, or a tensor (3, H, W) of uint8,
+            or of floats in [0, 1].
+        scales: Factors by which the image is also seen larger and smaller; the probabilities are averaged.
+        flip: Whether each scale is also seen mirrored.
+        window: Height and width in pixels of a sliding window, for large images.
+        probabilities: Whether the result has them.
+
+    Raises:
+        InputError: The image can't be read, or the network was never trained on named classes.
+    """
+    labelling = network.labelling
+    if labelling is None:
+        raise InputError("the network has no classes: expected one from segweave.load")
+    picture = _to_array(image)
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(device)
+    inference = Inference(tuple(scales), flip, window, labelling.short_edge)
+    scores = inference(network.eval(), normalise(pixels, network.backbone.mean, network.backbone.std))[0]
+    return Prediction(
+        image=picture,
+        mask=scores.argmax(dim=0).to(torch.uint8).cpu().numpy(),
+        probabilities=scores.softmax(dim=0).cpu().numpy() if probabilities else None,
+        classes=labelling.classes,
+        palette=labelling.palette,
+    )
+
+
+def predict(
+    run: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | None = None,
+    probabilities: bool = False,
+    overlays: bool = True,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Segments image files and writes a mask for each, NAME.png, and with the legend beside the image NAME_overlay.jpg.
+
+    Args:
+        run: A run folder.
+        images: Image files, folders of them, or patterns such as "photos/*.jpg".
+        out: The folder to write to.
+        scales: Factors by which the images are also seen larger and smaller.
+        flip: Whether each scale is also seen mirrored.
+        window: Height and width in pixels of a sliding window, for large images.
+        probabilities: Whether to write NAME_probabilities.npy, (K, H, W), float16, too.
+        overlays: Whether to write the overlays.
+        device: auto, cpu, cuda or mps.
+        overwrite: Whether files may be replaced.
+
+    Returns:
+        The masks' files.
+
+    Raises:
+        InputError: The run has no model, an image can't be found or read, or a file exists already.
+    """
+    network = load(run, device=choose_device(device))
+    targets = _targets(images, Path(out))
+    taken = [path for path in (*targets, *map(_overlay_path, targets)) if path.exists()]
+    if taken and not overwrite:
+        raise InputError(f"{taken[0]}: exists already: expected --overwrite to replace it, or another --out")
+    for target, source in targets.items():
+        prediction = segment(network, source, scales=scales, flip=flip, window=window, probabilities=probabilities)
+        with written_whole(target) as unfinished:
+            prediction.mask_image().save(unfinished, format="PNG")
+        if overlays:
+            with written_whole(_overlay_path(target)) as unfinished:
+                prediction.overlay().save(unfinished, format="JPEG", quality=92)
+        if prediction.probabilities is not None:
+            with (
+                written_whole(target.with_name(f"{target.stem}_probabilities.npy")) as unfinished,
+                unfinished.open("wb") as file,
+            ):
+                np.save(file, prediction.probabilities.astype(np.float16))
+    return list(targets)
+
+
+def _overlay_path(mask: Path) -> Path:
+    return mask.with_name(f"{mask.stem}_overlay.jpg")
+
+
+def _targets(images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], out: Path) -> dict[Path, Path]:
+    """The mask's file for each image. Two images of one name keep their endings apart, or else are refused."""
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    files = list(dict.fromkeys(file for one in given for file in _files(os.fspath(one))))
+    if not files:
+        raise InputError(f"no images: expected files, folders or patterns, got {', '.join(map(str, given)) or 'none'}")
+    targets: dict[Path, Path] = {}
+    for file in files:
+        target = out / f"{file.stem}.png"
+        if target in targets:
+            raise InputError(
+                f"{file} and {targets[target]} would both be written to {target}: expected different names"
+            )
+        if target.exists() and target.samefile(file):
+            raise InputError(f"{file}: the mask would replace its image: expected another --out")
+        targets[target] = file
+    return targets
+
+
+def _files(given: str) -> Iterator[Path]:
+    path = Path(given)
+    if path.is_dir():
+        found = list_images(path)
+        if not found:
+            raise InputError(f"{path}: no images in this folder")
+        yield from found
+    elif path.exists():
+        yield path
+    else:
+        matches = sorted(Path(match) for match in glob.glob(given, recursive=True))
+        if not matches:
+            raise InputError(f"{given}: no such file or folder, and no file matches it as a pattern")
+        yield from (match for match in matches if match.is_file())
+
+
+def _to_array(image: ImageLike) -> NDArray[np.uint8]:
+    """(H, W, 3), uint8, RGB."""
+    if isinstance(image, str | os.PathLike):
+        return np.array(read_image(Path(image)))
+    if isinstance(image, Image.Image):
+        return np.array(to_rgb(image))
+    if isinstance(image, Tensor):
+        if image.dim() != 3 or image.shape[0] != 3:
+            raise InputError(f"a tensor of shape {tuple(image.shape)}: expected (3, H, W)")
+        if image.is_floating_point():
+            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
+                raise InputError(
+                    f"a tensor of floats from {float(image.min()):.3g} to {float(image.max()):.3g}: expected 0 to 1, or uint8"
+                )
+            image = (image * 255).round()
+        return image.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3):
+        raise InputError(
+            f"an array of {image.dtype} and shape {image.shape}: expected uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4)"
+        )
+    if image.dtype == np.uint16 and image.ndim == 3:
+        image = (image // 257).astype(np.uint8)
+    return np.array(to_rgb(Image.fromarray(image)))

@@ -1,0 +1,230 @@
+"""Pictures of masks, errors and attention maps, as uint8 arrays (H, W, 3) and Pillow images."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segweave.data.dataset import Colour
+from segweave.errors import InputError
+from segweave.losses import IGNORE_INDEX
+
+IGNORE_COLOUR: Colour = (214, 214, 214)
+"""Pixels that no metric counts, in every picture."""
+CORRECT_COLOUR: Colour = (229, 240, 235)
+WRONG_COLOUR: Colour = (214, 32, 80)
+
+LEGIBLE_WIDTH = 400
+"""Narrower pictures are enlarged before a legend is set under them."""
+FONT_SIZE = 13
+CHIP = 14
+LINE = 24
+MARGIN = 12
+
+Picture = NDArray[np.uint8]
+Mask = NDArray[Any]
+
+
+def colour_mask(mask: Mask, palette: Sequence[Colour]) -> Picture:
+    """Draws every pixel in its class's colour.
+
+    Args:
+        mask: (H, W), integers: the class of each pixel, or 255 for "ignore".
+        palette: The colour of each of the K classes.
+
+    Returns:
+        (H, W, 3); ignored pixels are light grey.
+
+    Raises:
+        InputError: The mask holds a value that is neither a class nor 255.
+    """
+    return _colour_table(palette)[_checked(mask, len(palette))]
+
+
+def palette_png(mask: Mask, palette: Sequence[Colour]) -> Image.Image:
+    """The mask as an indexed image: its pixel values are the classes (and 255), its palette is their colours.
+
+    Args:
+        mask: (H, W), integers: the class of each pixel, or 255 for "ignore".
+        palette: The colour of each of the K classes.
+
+    Raises:
+        InputError: The mask holds a value that is neither a class nor 255.
+    """
+    picture = Image.fromarray(_checked(mask, len(palette)))
+    picture.putpalette(_colour_table(palette).tobytes())  # turns "L" into "P", pixel values unchanged
+    return picture
+
+
+def overlay(image: Picture, mask: Mask, palette: Sequence[Colour], opacity: float = 0.55) -> Picture:
+    """Lays the classes' colours over the image, with a thin contour in full colour where two classes meet.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W), integers: the class of each pixel, or 255, where the image shows through unchanged.
+        palette: The colour of each of the K classes.
+        opacity: 0 leaves the image, 1 hides it.
+
+    Returns:
+        (H, W, 3).
+
+    Raises:
+        InputError: The mask is not of the image's size, or holds a value that is neither a class nor 255.
+    """
+    _check_same_size(image, mask)
+    weights = np.where(_contours(mask), max(opacity, 0.95), opacity)
+    weights[mask == IGNORE_INDEX] = 0
+    return _blend(image, colour_mask(mask, palette), weights[..., None])
+
+
+def difference(prediction: Mask, truth: Mask) -> Picture:
+    """Shows where a prediction is wrong: right pixels pale, wrong ones red, ignored ones grey.
+
+    Args:
+        prediction: (H, W), integers.
+        truth: (H, W), integers; 255 where no pixel counts.
+
+    Returns:
+        (H, W, 3).
+
+    Raises:
+        InputError: The two are not of one size.
+    """
+    _check_same_size(prediction, truth)
+    picture = np.where(
+        (prediction == truth)[..., None], np.array(CORRECT_COLOUR, np.uint8), np.array(WRONG_COLOUR, np.uint8)
+    )
+    picture[truth == IGNORE_INDEX] = IGNORE_COLOUR
+    return picture
+
+
+def heat_map(values: NDArray[np.floating], image: Picture) -> Picture:
+    """Lays an attention map over the image, in a perceptually uniform colour map from dark (least) to light (most).
+
+    Args:
+        values: (h, w), of any range and size; enlarged bilinearly to the image. Their least and greatest finite values
+            take the two ends of the colour map; values that are not finite count as the least.
+        image: (H, W, 3); shown in grey, so that colour means attention alone.
+
+    Returns:
+        (H, W, 3).
+    """
+    height, width = image.shape[:2]
+    scaled = Image.fromarray(_to_unit_range(values)).resize((width, height), Image.Resampling.BILINEAR)
+    colours = matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
+    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+    return _blend(grey, colours, 0.6)
+
+
+def legend(classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
+    """A white strip of colour chips with names, in as many lines as they need.
+
+    Args:
+        classes: The names, in the order drawn; one that is longer than a line is shortened.
+        palette: The colour of each.
+        width: The strip's width in pixels.
+    """
+    font = _font()
+    room = max(width - 2 * MARGIN, CHIP)
+    left, top, entries = 0.0, 0, []
+    for name, colour in zip(classes, palette, strict=True):
+        name = _shortened(name, font, room - CHIP - 6)
+        length = CHIP + 6 + font.getlength(name)
+        if left > 0 and left + length > room:
+            left, top = 0.0, top + LINE
+        entries.append((MARGIN + left, MARGIN + top, name, colour))
+        left += length + 18
+    strip = Image.new("RGB", (width, 2 * MARGIN + top + CHIP if entries else 0), "white")
+    draw = ImageDraw.Draw(strip)
+    for x, y, name, colour in entries:
+        draw.rounded_rectangle(
+            (x, y, x + CHIP - 1, y + CHIP - 1), radius=3, fill=tuple(colour), outline=(190, 190, 190)
+        )
+        draw.text((x + CHIP + 6, y + CHIP / 2), name, fill=(30, 34, 40), font=font, anchor="lm")
+    return strip
+
+
+def with_legend(picture: Picture, present: Mask, classes: Sequence[str], palette: Sequence[Colour]) -> Image.Image:
+    """Sets the legend of the classes that occur under a picture.
+
+    Args:
+        picture: (H, W, 3). One narrower than `LEGIBLE_WIDTH` is enlarged by a whole factor first.
+        present: The mask that the picture shows, or the numbers of the classes to name; 255 is left out.
+        classes: The names of all K classes.
+        palette: The colour of each.
+    """
+    numbers = np.unique(_checked(present, len(classes)))
+    numbers = numbers[numbers != IGNORE_INDEX]
+    factor = math.ceil(LEGIBLE_WIDTH / picture.shape[1])
+    enlarged = Image.fromarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
+    strip = legend([classes[k] for k in numbers], [palette[k] for k in numbers], enlarged.width)
+    page = Image.new("RGB", (enlarged.width, enlarged.height + strip.height), "white")
+    page.paste(enlarged, (0, 0))
+    page.paste(strip, (0, enlarged.height))
+    return page
+
+
+def _checked(mask: Mask, num_classes: int) -> NDArray[np.uint8]:
+    """The mask as uint8, once every value is known to be a class or 255."""
+    mask = np.asarray(mask)
+    unknown = ((mask < 0) | (mask >= num_classes)) & (mask != IGNORE_INDEX)
+    if unknown.any():
+        raise InputError(
+            f"mask holds the value {mask[unknown][0]}, expected 0 to {num_classes - 1} or {IGNORE_INDEX} (ignore)"
+        )
+    return mask.astype(np.uint8)
+
+
+def _check_same_size(first: NDArray[Any], second: NDArray[Any]) -> None:
+    if first.shape[:2] != second.shape[:2]:
+        raise InputError(f"pictures of {first.shape[:2]} and {second.shape[:2]} pixels, expected the same size")
+
+
+def _colour_table(palette: Sequence[Colour]) -> NDArray[np.uint8]:
+    if len(palette) > IGNORE_INDEX:
+        raise InputError(f"palette of {len(palette)} colours, expected at most {IGNORE_INDEX}")
+    table = np.full((256, 3), IGNORE_COLOUR, dtype=np.uint8)
+    table[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
+    return table
+
+
+def _contours(mask: Mask) -> NDArray[np.bool_]:
+    """Pixels whose right or lower neighbour is of another class."""
+    edges = np.zeros(mask.shape, dtype=bool)
+    edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    edges[:-1, :] |= mask[:-1, :] != mask[1:, :]
+    return edges
+
+
+def _blend(below: Picture, above: Picture, weight: NDArray[np.floating] | float) -> Picture:
+    return np.rint(below * (1.0 - weight) + above * weight).astype(np.uint8)
+
+
+def _to_unit_range(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    values = np.asarray(values, dtype=np.float32)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros_like(values)
+    least, greatest = values[finite].min(), values[finite].max()
+    values = np.where(finite, values, least)
+    return (values - least) / max(greatest - least, np.finfo(np.float32).tiny)
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font knows ASCII only."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    if font.getlength(name) <= room:
+        return name
+    while len(name) > 1 and font.getlength(name + "…") > room:
+        name = name[:-1]
+    return name + "…"

@@ -1,0 +1,102 @@
+"""Saving a trained network and loading it again: tensors in safetensors, the rest in JSON, nothing pickled."""
+
+import json
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from segweave.errors import InputError
+from segweave.models import create_model
+from segweave.networks.semantic import Labelling, SemanticNetwork
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIGURATION_FILE = "config.json"
+
+
+def save_model(network: SemanticNetwork, folder: Path) -> None:
+    """Writes the network's weights and what is needed to make it again into `folder`, replacing what `save_model` wrote there before.
+
+    Args:
+        network: Made by `segweave.create_model`, with its `labelling` set.
+        folder: Is written whole or not at all.
+    """
+    assert network.labelling is not None, "a network is saved with the classes that it was trained on"
+    labelling = network.labelling
+    configuration = {
+        "segweave": version("segweave"),
+        **network.recipe,
+        "classes": labelling.classes,
+        "palette": labelling.palette,
+        "short_edge": labelling.short_edge,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
+        (unfinished / CONFIGURATION_FILE).write_text(json.dumps(configuration, indent=2) + "\n")
+        unfinished.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SemanticNetwork:
+    """Loads the network of a run, in evaluation mode.
+
+    Args:
+        run: A run folder, or the folder `model` within one.
+        device: Where the network is put.
+
+    Returns:
+        The network, its `labelling` set to the classes that it was trained on.
+
+    Raises:
+        InputError: There is no model, or its files don't belong together.
+    """
+    folder = Path(run)
+    if not (folder / CONFIGURATION_FILE).is_file():
+        folder = folder / "model"
+    configuration = _read_configuration(folder)
+    network = create_model(
+        configuration["model"],
+        num_classes=configuration["num_classes"],
+        backbone=configuration["backbone"],
+        **configuration["options"],
+    )
+    weights = folder / WEIGHTS_FILE
+    try:
+        network.load_state_dict(safetensors.torch.load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(f"{weights}: expected the weights of a {configuration['model']}: {cause}") from error
+    network.labelling = Labelling(
+        classes=tuple(configuration["classes"]),
+        palette=tuple((red, green, blue) for red, green, blue in configuration["palette"]),
+        short_edge=configuration["short_edge"],
+    )
+    return network.to(device).eval()
+
+
+def _read_configuration(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIGURATION_FILE
+    try:
+        configuration: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder.parent}: expected the folder of a run with a trained model ({folder.name}/{CONFIGURATION_FILE})"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected JSON: {error}") from error
+    expected = {"model", "num_classes", "backbone", "options", "classes", "palette", "short_edge"}
+    if not isinstance(configuration, dict) or not expected <= configuration.keys():
+        raise InputError(f"{path}: expected the keys {', '.join(sorted(expected))}")
+    return configuration

@@ -1,0 +1,1 @@
+"""Training: the run's configuration, the Lightning modules, and what happens around them."""

@@ -1,0 +1,231 @@
+"""What happens around the steps of a run: progress, metrics.csv, checkpoints, the saved model."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from segweave.errors import InputError
+from segweave.files import written_whole
+from segweave.saving import save_model
+from segweave.training.segmentation import SegmentationTraining
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads one without unpickling anything but tensors and plain values."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        with written_whole(Path(path)) as unfinished, unfinished.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            except RuntimeError as error:  # what torch's writer makes of a full disk
+                raise InputError(f"{path}: can't be written: {error} (the checkpoint before it is kept)") from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # whatever torch says of a damaged file
+            raise InputError(
+                f"{path}: expected a checkpoint of this run: {' '.join(str(error).split())[:200]}"
+            ) from error
+        return checkpoint
+
+
+class MetricsFile(Callback):
+    """Writes metrics.csv: a row for each validation, with the training losses averaged since the row before.
+
+    A resumed run keeps the rows up to the checkpoint that it continues from.
+
+    Args:
+        path: Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._losses: dict[str, list[float]] = {}
+        self._seconds_before = 0.0
+        self._started = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._started = time.monotonic()
+        self.rows = [row for row in read_metrics(self.path) if int(row["step"]) <= trainer.global_step]
+        self._seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("train/"):
+                self._losses.setdefault(name, []).append(float(value))
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        validated = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "step": trainer.global_step,
+                "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
+                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                **{name: sum(values) / len(values) for name, values in self._losses.items()},
+                **validated,
+            }
+        )
+        self._losses = {}
+        self._write()
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with written_whole(self.path) as unfinished, unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv, none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Exponential moving average of the weights: what is validated and saved.
+
+    Lightning's own, except that the averaged weights stay in place until the end of the validation, so that they are what `BestModel` saves.
+    """
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Too early: `on_validation_end` comes after the figures are known."""
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+class ValidationSchedule(Callback):
+    """Validates every so many epochs, and after the last.
+
+    Args:
+        every: Epochs between two validations.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        validate = epoch % self.every == 0 or epoch == trainer.max_epochs
+        trainer.check_val_every_n_epoch = (
+            epoch if validate else epoch + 1
+        )  # Lightning validates if this divides the epoch
+
+
+class BestModel(Callback):
+    """Saves the network to the run's folder `model` whenever a validation is the best so far.
+
+    Args:
+        folder: RUN/model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best = -1.0
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationTraining)
+        assert pl_module.result is not None
+        score = pl_module.result.mean_iou
+        if not trainer.sanity_checking and score > self.best:
+            self.best = score
+            if trainer.is_global_zero:
+                save_model(pl_module.network, self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class ProgressDisplay(Callback):
+    """One bar for the whole run: epoch, loss, last mean IoU, time left. Where there is no terminal, a line for each validation.
+
+    Args:
+        console: Where it is drawn.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[mean_iou]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="–", mean_iou="–")
+        self._progress.start()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if self._progress is not None:
+            loss = trainer.callback_metrics.get("train/loss")
+            self._progress.update(
+                self._task,
+                advance=1,
+                epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+                loss="–" if loss is None else f"{float(loss):.3f}",
+            )
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        figures: Mapping[str, Any] = trainer.callback_metrics
+        mean_iou = f"{100 * float(figures['val/mean_iou']):.1f} %"
+        if self._progress is not None:
+            self._progress.update(self._task, mean_iou=mean_iou)
+            return
+        loss = figures.get("train/loss")
+        self.console.print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
+            f"  loss {float('nan') if loss is None else float(loss):.3f}  mIoU {mean_iou}"
+            f"  pixel accuracy {100 * float(figures['val/pixel_accuracy']):.1f} %"
+        )
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,237 @@
+"""The settings of a training run: typed, from flags or a YAML recipe, and the choices made for what they leave open."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from segweave.devices import choose_device
+from segweave.errors import InputError
+from segweave.models import SEMANTIC_NETWORKS, check_options
+
+LARGEST_CROP = {"cpu": 320, "cuda": 512}
+"""Pixels a side. 512 is the crop of PAN's ablations (Section 4.1); on a CPU a run should take minutes, not days."""
+
+LONGEST_SHORT_EDGE = {"cpu": 240, "cuda": 1024}
+"""Pixels. Larger images are resized before anything else, so that a crop shows more than a corner of them."""
+
+OPTIMISER_STEPS = {"cpu": 2000, "cuda": 20_000}
+"""How long a run is if its epochs aren't given."""
+
+VALIDATIONS = 20
+"""At most about so many times a run is validated and saved, if `validate_every` isn't given."""
+
+
+@dataclass(frozen=True)
+class RunConfiguration:
+    """The settings of a training run. What is None is chosen when the data is known (see `resolve`), printed, and written to config.yaml.
+
+    Attributes:
+        data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set ("shapes", "camvid").
+        root: The folder of a data set that is given by name.
+        train_split: The split to train on.
+        val_split: The split that is validated on, and by which the best weights are chosen.
+        check: Whether every file of the data is read and checked before the first step.
+        model: The network: fcn, pspnet, deeplabv3 or pan.
+        backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
+        pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
+        options: The network's own options, such as output_stride (see `segweave models`).
+        epochs: Passes over the training split.
+        batch_size: Images a step, over all processes.
+        crop_size: Height and width in pixels of the training crops.
+        short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0 for their own size.
+        scale_range: Images are scaled by a random factor between these two.
+        flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
+        brightness: Images are brightened or darkened by up to this share.
+        optimizer: sgd with momentum, or adamw.
+        learning_rate: At the start (after the warm-up); decays as (1 - step / steps)^power.
+        momentum: Of sgd.
+        weight_decay: Of the optimiser.
+        power: Of the poly schedule; 0 keeps the learning rate constant.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        accumulate: Batches whose gradients are added up before each step.
+        clip_gradient: Largest norm of the gradient; None for no limit.
+        ema: Decay of the moving average of the weights that is validated and saved, such as 0.999; None for none.
+        early_stopping: Validations without a better mean IoU after which the run stops; None for never.
+        validate_every: Epochs between two validations; each also saves a checkpoint.
+        precision: 32, bf16-mixed or 16-mixed.
+        device: auto, cpu, cuda or mps.
+        devices: Processes (one GPU each).
+        sync_batch_norm: Whether batch norm takes its statistics over all processes (GPUs only).
+        workers: Processes that load the data; 0 to load it in the training process.
+        compile: Whether the network is compiled (torch.compile).
+        seed: Of the initial weights, the order, the augmentation and dropout.
+    """
+
+    data: str
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    check: bool = True
+    model: str = "pan"
+    backbone: str | None = None
+    pretrained: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    batch_size: int | None = None
+    crop_size: tuple[int, int] | None = None
+    short_edge: int | None = None
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    flip_probability: float = 0.5
+    brightness: float = 0.2
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    warmup_steps: int = 0
+    accumulate: int = 1
+    clip_gradient: float | None = None
+    ema: float | None = None
+    early_stopping: int | None = None
+    validate_every: int | None = None
+    precision: Literal["32", "bf16-mixed", "16-mixed"] | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    sync_batch_norm: bool = False
+    workers: int | None = None
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in SEMANTIC_NETWORKS:
+            raise InputError(f"unknown model {self.model!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
+        check_options(self.model, self.options)
+        for name in ("epochs", "batch_size", "accumulate", "devices", "early_stopping", "validate_every"):
+            self._require(name, getattr(self, name), "1 or more", lambda value: value >= 1)
+        for name in ("seed", "warmup_steps", "workers", "power", "momentum", "weight_decay"):
+            self._require(name, getattr(self, name), "0 or more", lambda value: value >= 0)
+        for name in ("learning_rate", "clip_gradient"):
+            self._require(name, getattr(self, name), "a number above 0", lambda value: value > 0)
+        for name in ("flip_probability", "brightness", "ema"):
+            self._require(name, getattr(self, name), "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._require("crop_size", self.crop_size, "a height and a width from 32 up", lambda value: min(value) >= 32)
+        self._require(
+            "short_edge", self.short_edge, "0 (own size), or 32 or more", lambda value: value == 0 or value >= 32
+        )
+        self._require(
+            "scale_range",
+            self.scale_range,
+            "two factors, 0 < smallest <= largest",
+            lambda value: 0 < value[0] <= value[1],
+        )
+        if self.batch_size is not None and self.batch_size % self.devices:
+            raise InputError(f"batch_size {self.batch_size}: expected a multiple of devices ({self.devices})")
+
+    @staticmethod
+    def _require(name: str, value: Any, expected: str, holds: Any) -> None:
+        if value is not None and not holds(value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise InputError(f"{name} {shown}: expected {expected}")
+
+    def to_yaml(self) -> str:
+        """The settings as YAML, which `read_settings` reads back."""
+        settings = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+        return yaml.safe_dump(settings, sort_keys=False)
+
+
+def configure(settings: Mapping[str, Any]) -> RunConfiguration:
+    """Checks the types and values of settings.
+
+    Args:
+        settings: Fields of `RunConfiguration` by name; strings are converted as on the command line.
+
+    Raises:
+        InputError: A setting is unknown or missing, or its value can't be used.
+    """
+    known = [f.name for f in dataclasses.fields(RunConfiguration)]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}: expected one of {', '.join(known)}")
+    if not settings.get("data"):
+        raise InputError("data is missing: expected a folder, or the name of a data set")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfiguration)
+    try:
+        parsed = parser.parse_object({name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()})
+    except (ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise InputError(" ".join(str(error).split())) from error
+    return RunConfiguration(**parsed.as_dict())
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Reads a recipe, or the config.yaml of a run.
+
+    Raises:
+        InputError: The file is missing or isn't a YAML mapping.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a YAML file of settings: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a mapping of settings to values")
+    return settings
+
+
+def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[int, int]) -> RunConfiguration:
+    """Chooses what the settings leave open.
+
+    Args:
+        configuration: Of the run.
+        images: How many the training split has.
+        image_size: (height, width) in pixels that is typical of them.
+
+    Returns:
+        The configuration with no None where a value is needed.
+    """
+    device = choose_device(configuration.device)
+    kind = "cpu" if device == "cpu" else "cuda"
+    short_edge = configuration.short_edge
+    if short_edge is None:
+        short_edge = LONGEST_SHORT_EDGE[kind] if min(image_size) > LONGEST_SHORT_EDGE[kind] else 0
+    scale = short_edge / min(image_size) if short_edge else 1.0
+    largest = LARGEST_CROP[kind]
+    height, width = (max(min(round(side * scale), largest), 32) for side in image_size)
+    batch_size = configuration.batch_size
+    if batch_size is None:
+        batch_size = max({"cpu": 8, "cuda": 16}[kind] // configuration.devices, 1) * configuration.devices
+    steps_per_epoch = max(images // (min(batch_size, images) * configuration.accumulate), 1)
+    epochs = configuration.epochs or max(-(-OPTIMISER_STEPS[kind] // steps_per_epoch), 1)
+    chosen = {
+        "backbone": {"cpu": "resnet18", "cuda": "resnet50"}[kind],
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "crop_size": (height, width),
+        "short_edge": short_edge,
+        "learning_rate": _learning_rate(configuration, batch_size),
+        "validate_every": -(-epochs // VALIDATIONS),
+        "precision": _precision(device),
+        "workers": 2 if kind == "cpu" else 8,
+    }
+    still_open = {name: value for name, value in chosen.items() if getattr(configuration, name) is None}
+    return dataclasses.replace(configuration, **still_open, device=device)
+
+
+def _learning_rate(configuration: RunConfiguration, batch_size: int) -> float:
+    """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times that."""
+    if configuration.optimizer == "adamw":
+        return 1e-4 if configuration.pretrained else 1e-3
+    return round(4e-3 * batch_size / 16 * (1 if configuration.pretrained else 10), 6)
+
+
+def _precision(device: str) -> str:
+    if device != "cuda":
+        return "32"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"

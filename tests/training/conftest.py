@@ -1,0 +1,58 @@
+"""A data set and settings so small that a whole run takes seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine images to train on and five to validate on, 48x64, in three classes that their colours tell."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 5)):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "masks").mkdir()
+        for index in range(count):
+            mask = np.kron(generator.integers(0, 3, (3, 4)), np.ones((16, 16), int)).astype(np.uint8)
+            noise = generator.integers(-30, 30, (48, 64, 3))
+            image = (COLOURS[mask].astype(int) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{index}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{index}.png")
+    (root / "dataset.yaml").write_text("classes: [red, green, blue]\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, Any]:
+    """A small network and few steps."""
+    return {
+        "model": "pan",
+        "backbone": "test_resnet",
+        "options": {"decoder_channels": 16},
+        "epochs": 4,
+        "batch_size": 4,
+        "crop_size": (32, 48),
+        "learning_rate": 0.02,
+        "workers": 0,
+        "validate_every": 1,
+        "device": "cpu",
+    }
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as words of the command line."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if name == "options":
+            for option, option_value in value.items():
+                words += [f"--options.{option}", str(option_value)]
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
