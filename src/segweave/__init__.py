@@ -1,4 +1,5 @@
-"""segweave: dense prediction with context. The public names; what trains and evaluates is imported when it is first used."""
+"""segweave: dense prediction with context. The public names; what trains and evaluates is imported when it is first
+used."""
 
 import importlib
 from typing import Any

@@ -1,6 +1,7 @@
 """Backbones: a timm model as the source of a pyramid of feature maps."""
 
 import difflib
+from typing import Any
 
 import timm
 import timm.data
@@ -18,12 +19,15 @@ PROBE_SIZE = (67, 65)
 
 
 class Backbone(nn.Module):
-    """A timm model without its classifier: images in, four feature maps out, from fine to coarse (res2, res3, res4, res5).
+    """A timm model without its classifier: images in, four feature maps out, from fine to coarse (res2, res3, res4,
+    res5).
 
     Args:
-        name: The name of any timm model that gives maps at strides 4, 8, 16 and 32: ResNets (`resnet18`, `resnet50`, and the deep-stem
-            `resnet50s`, `resnet101s`, in which three 3x3 convolutions replace the 7x7: PAN, Section 3.3), ConvNeXt, EfficientNet, Swin, ...
-        output_stride: The stride of the coarsest map: 32, or 16 or 8, for which the last one or two stages are dilated instead of strided.
+        name: The name of any timm model that gives maps at strides 4, 8, 16 and 32: ResNets (`resnet18`, `resnet50`,
+            and the deep-stem `resnet50s`, `resnet101s`, in which three 3x3 convolutions replace the 7x7: PAN, Section
+            3.3), ConvNeXt, EfficientNet, Swin, ...
+        output_stride: The stride of the coarsest map: 32, or 16 or 8, for which the last one or two stages are dilated
+            instead of strided.
         pretrained: Whether to load timm's weights for the model; needs a network, or the weights in the hub's cache.
 
     Attributes:
@@ -41,7 +45,7 @@ class Backbone(nn.Module):
         self.output_stride = output_stride
         self.features, self.size_multiple = _create_features(name, output_stride, pretrained)
         self._levels = _pyramid_levels(name, self.features, output_stride)
-        all_channels = self.features.feature_info.channels()
+        all_channels = _feature_info(self.features).channels()
         self.channels: tuple[int, ...] = tuple(all_channels[level] for level in self._levels)
         self.strides: tuple[int, ...] = tuple(min(stride, output_stride) for stride in STRIDES)
         settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -76,14 +80,15 @@ class Backbone(nn.Module):
 
 
 def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, int]:
-    """Creates the timm model that gives feature maps, and says of which number its image sizes must be multiples (mostly 1)."""
+    """Creates the timm model that gives feature maps, and says of which number its image sizes must be multiples
+    (mostly 1)."""
     if output_stride not in (8, 16, 32):
         raise InputError(f"output_stride {output_stride}: expected 8, 16 or 32")
     if ":" not in name and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"backbone {name!r} is not a model that timm knows{hint}")
-    options: dict[str, int | bool] = {} if output_stride == 32 else {"output_stride": output_stride}
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     features = _architecture(name, options)
     _pyramid_levels(name, features, output_stride)
     size_multiple = _size_multiple(features)
@@ -102,7 +107,7 @@ def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[n
     return features, size_multiple
 
 
-def _architecture(name: str, options: dict[str, int | bool]) -> nn.Module:
+def _architecture(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, features_only=True, **options)
     except (TypeError, AssertionError, ValueError, NotImplementedError) as error:
@@ -116,13 +121,14 @@ def _architecture(name: str, options: dict[str, int | bool]) -> nn.Module:
         raise InputError(f"backbone {name!r} gives no feature maps: {_first_line(error)}") from error
 
 
-def _with_pretrained_weights(name: str, options: dict[str, int | bool]) -> nn.Module:
+def _with_pretrained_weights(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, features_only=True, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such file, no weights for this model
         raise InputError(
             f"the pretrained weights of {name!r} can't be loaded: {_first_line(error)} "
-            "(they come from the hub: expected a network or the weights in its cache; without them leave `pretrained` off)"
+            "(they come from the hub: expected a network, or the weights in its cache; without them leave "
+            "`pretrained` off)"
         ) from error
 
 
@@ -132,7 +138,8 @@ def _first_line(error: Exception) -> str:
 
 @torch.no_grad()
 def _size_multiple(features: nn.Module) -> int | None:
-    """Of which number the model's image sizes must be multiples: 1 where it takes any size, 32, or None where neither works."""
+    """Of which number the model's image sizes must be multiples: 1 where it takes any size, 32, or None where neither
+    works."""
     features.eval()
     try:
         for multiple in (1, 32):
@@ -147,9 +154,14 @@ def _size_multiple(features: nn.Module) -> int | None:
     return None
 
 
+def _feature_info(features: nn.Module) -> Any:
+    """What timm tells of a model's feature maps."""
+    return features.feature_info
+
+
 def _pyramid_levels(name: str, features: nn.Module, output_stride: int) -> list[int]:
     """The indices of the model's maps that make up the pyramid res2 to res5."""
-    reductions = features.feature_info.reduction()
+    reductions = _feature_info(features).reduction()
     expected = [min(stride, output_stride) for stride in STRIDES]
     levels = [level for level, reduction in enumerate(reductions) if reduction >= STRIDES[0]]
     if [reductions[level] for level in levels] != expected:

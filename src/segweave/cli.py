@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segweave: {error}", file=sys.stderr)
         return 2
     except ArgumentError as error:
-        print(f"segweave: {' '.join(str(error).split())}", file=sys.stderr)
+        from segweave.training.configuration import plain_message
+
+        print(f"segweave: {plain_message(error)}", file=sys.stderr)
         return 2
     except TrainingError as error:
         print(f"segweave: {error}", file=sys.stderr)
@@ -92,8 +94,8 @@ def _train(words: list[str]) -> int:
     from segweave.training.run import train
 
     parser = _parser("train")
-    parser.add_function_arguments(train, skip={"data", "settings"})
-    parser.add_class_arguments(RunConfiguration)
+    parser.add_function_arguments(train, skip={"settings"})
+    parser.add_class_arguments(RunConfiguration, skip={"data"})
     types = {**typing.get_type_hints(train), **typing.get_type_hints(RunConfiguration)}
     arguments = parser.parse_args(_joined(words, types), defaults=False)
     given = arguments.as_dict()
@@ -140,7 +142,8 @@ def _datasets(words: list[str]) -> int:
     print("shapes   drawn by code; needs no files")
     print("camvid   ROOT/SPLIT/images and masks, or the SegNet tutorial's folders; --root ROOT")
     print(
-        "DIR      your own: DIR/SPLIT/images, DIR/SPLIT/masks, and dataset.yaml (classes, palette, ignore_index) if you like"
+        "DIR      your own: DIR/SPLIT/images, DIR/SPLIT/masks, and if you like dataset.yaml "
+        "(classes, palette, ignore_index)"
     )
     return 0
 
@@ -200,7 +203,7 @@ def _joined(words: Sequence[str], types: Mapping[str, Any]) -> list[str]:
         name, equals, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
         kind = types.get(name[2:].split(".")[0])
-        following = []
+        following: list[str] = []
         while not equals and index + len(following) < len(words) and not words[index + len(following)].startswith("--"):
             following.append(words[index + len(following)])
         if equals:

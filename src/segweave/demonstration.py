@@ -1,7 +1,9 @@
-"""`demo`, the function behind `segweave demo`: two networks, one with context and one without, on the embedded data set."""
+"""`demo`, the function behind `segweave demo`: two networks, one with context and one without, on the embedded data
+set."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +14,7 @@ from segweave.prediction import segment
 from segweave.saving import load
 from segweave.training.run import train
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
     "epochs": 10,
     "batch_size": 8,

@@ -10,4 +10,5 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A training run can't go on. The message says at which step, and what is left of it. The command line prints it and exits with status 1."""
+    """A training run can't go on. The message says at which step, and what is left of it. The command line prints it
+    and exits with status 1."""

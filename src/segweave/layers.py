@@ -7,8 +7,9 @@ from torch import Tensor, nn
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm that also trains where a channel has one value only: one image whose map has been pooled to 1x1.
 
-    The variance of a single value is zero, so there torch refuses to train, and the statistics would erase what they are meant to
-    normalise. Such a map is normalised by the running statistics instead, as in evaluation, and does not change them.
+    The variance of a single value is zero, so there torch refuses to train, and the statistics would erase what they
+    are meant to normalise. Such a map is normalised by the running statistics instead, as in evaluation, and does not
+    change them.
     """
 
     def forward(self, input: Tensor) -> Tensor:

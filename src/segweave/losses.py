@@ -8,7 +8,8 @@ IGNORE_INDEX = 255
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy averaged over all labelled pixels of the batch (PAN, Section 4: "the cross-entropy error at each pixel").
+    """Cross-entropy averaged over all labelled pixels of the batch (PAN, Section 4: "the cross-entropy error at each
+    pixel").
 
     Args:
         logits: (B, K, H, W), of any floating type; the loss is computed in float32.

@@ -47,7 +47,8 @@ def create_model(
         options: `output_stride` (the default is the paper's) and what the network's constructor takes (see its class).
 
     Raises:
-        InputError: The name, an option or its value is unknown; the message names the known ones. Or the backbone can't be had.
+        InputError: The name, an option or its value is unknown; the message names the known ones. Or the backbone can't
+            be had.
     """
     network_class = SEMANTIC_NETWORKS.get(name)
     if network_class is None:

@@ -1,4 +1,5 @@
-"""Predictions: `segment` for one image in memory, `predict` (the function behind `segweave predict`) for files and folders."""
+"""Predictions: `segment` for one image in memory, `predict` (the function behind `segweave predict`) for files and
+folders."""
 
 import glob
 import os
@@ -67,8 +68,8 @@ def segment(
 
     Args:
         network: From `segweave.load`.
-        image: A file's path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, or a tensor (3, H, W) of uint8,
-            or of floats in [0, 1].
+        image: A file's path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, or a tensor (3,
+            H, W) of uint8, or of floats in [0, 1].
         scales: Factors by which the image is also seen larger and smaller; the probabilities are averaged.
         flip: Whether each scale is also seen mirrored.
         window: Height and width in pixels of a sliding window, for large images.
@@ -129,7 +130,16 @@ def predict(
     """
     network = load(run, device=choose_device(device))
     targets = _targets(images, Path(out))
-    taken = [path for path in (*targets, *map(_overlay_path, targets)) if path.exists()]
+    written = [*targets]
+    if overlays:
+        written += map(_overlay_path, targets)
+    if probabilities:
+        written += [t.with_name(f"{t.stem}_probabilities.npy") for t in targets]
+    sources = {file.resolve() for file in targets.values()}
+    for path in written:
+        if path.resolve() in sources:
+            raise InputError(f"{path}: an image would be replaced: expected another --out")
+    taken = [path for path in written if path.exists()]
     if taken and not overwrite:
         raise InputError(f"{taken[0]}: exists already: expected --overwrite to replace it, or another --out")
     for target, source in targets.items():
@@ -199,14 +209,18 @@ def _to_array(image: ImageLike) -> NDArray[np.uint8]:
         if image.is_floating_point():
             if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
                 raise InputError(
-                    f"a tensor of floats from {float(image.min()):.3g} to {float(image.max()):.3g}: expected 0 to 1, or uint8"
+                    f"a tensor of floats from {float(image.min()):.3g} to {float(image.max()):.3g}: "
+                    "expected 0 to 1, or uint8"
                 )
             image = (image * 255).round()
-        return image.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3):
+        elif image.dtype != torch.uint8:
+            raise InputError(f"a tensor of {image.dtype}: expected uint8, or floats in [0, 1]")
+        return np.array(image.to(torch.uint8).permute(1, 2, 0).cpu())
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
         raise InputError(
-            f"an array of {image.dtype} and shape {image.shape}: expected uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4)"
+            f"an array of {image.dtype} and shape {image.shape}: "
+            "expected uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4)"
         )
     if image.dtype == np.uint16 and image.ndim == 3:
-        image = (image // 257).astype(np.uint8)
+        image = ((image.astype(np.int64) + 128) // 257).astype(np.uint8)
     return np.array(to_rgb(Image.fromarray(image)))

@@ -21,7 +21,8 @@ CONFIGURATION_FILE = "config.json"
 
 
 def save_model(network: SemanticNetwork, folder: Path) -> None:
-    """Writes the network's weights and what is needed to make it again into `folder`, replacing what `save_model` wrote there before.
+    """Writes the network's weights and what is needed to make it again into `folder`, replacing what `save_model` wrote
+    there before.
 
     Args:
         network: Made by `segweave.create_model`, with its `labelling` set.

@@ -34,9 +34,7 @@ class Noise(SegmentationDataset):
             raise IndexError(index)
         generator = torch.Generator().manual_seed(index)
         image = torch.randint(0, 256, (3, 40, 48), generator=generator, dtype=torch.uint8)
-        return Sample(
-            tv_tensors.Image(image), tv_tensors.Mask(torch.randint(0, 3, (40, 48), generator=generator))
-        )
+        return Sample(tv_tensors.Image(image), tv_tensors.Mask(torch.randint(0, 3, (40, 48), generator=generator)))
 
     def name(self, index: int) -> str:
         return f"noise {index}"

@@ -1,5 +1,6 @@
 """Scales, flips and windows, each against the same done by hand."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -160,7 +161,7 @@ def test_windows_cover_every_pixel_and_overlap_by_a_third(length: int) -> None:
     assert all(len(window) == 32 for window in places.shown)
     starts = [window[0] for window in places.shown]
     assert starts == sorted(set(starts))
-    assert all(later - sooner <= 21 for sooner, later in zip(starts, starts[1:], strict=False))
+    assert all(later - sooner <= 21 for sooner, later in itertools.pairwise(starts))
     assert len(starts) == max(-(-(length - 32) // 21), 0) + 1  # as few as can be
 
 

@@ -48,7 +48,15 @@ def assert_same(first: Any, second: Any) -> None:
     "variation",
     [
         {"ema": 0.9, "epochs": 6},
-        {"model": "fcn", "options": {}, "workers": 2, "epochs": 6, "accumulate": 2, "clip_gradient": 1.0, "optimizer": "adamw"},
+        {
+            "model": "fcn",
+            "options": {},
+            "workers": 2,
+            "epochs": 6,
+            "accumulate": 2,
+            "clip_gradient": 1.0,
+            "optimizer": "adamw",
+        },
     ],
     ids=["pan-ema", "fcn-dropout-workers"],
 )
@@ -65,8 +73,13 @@ def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, An
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         if part in expected:
             assert_same(resumed[part], expected[part])
-    assert (unbroken / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
-    figures = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run / "metrics.csv")] for run in (unbroken, broken)]
+    assert (unbroken / "model" / "model.safetensors").read_bytes() == (
+        broken / "model" / "model.safetensors"
+    ).read_bytes()
+    figures = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run / "metrics.csv")]
+        for run in (unbroken, broken)
+    ]
     assert figures[0] == figures[1]
 
 

@@ -1,7 +1,7 @@
 """Samples on their way to the network: who draws what, in which order, on which process.
 
-What is random in a sample comes from (seed, epoch, index) alone, never from a worker's or a process's own state. So a step sees the same data
-whatever the number of workers or processes, and after a resume.
+What is random in a sample comes from (seed, epoch, index) alone, never from a worker's or a process's own state. So a
+step sees the same data whatever the number of workers or processes, and after a resume.
 """
 
 from collections.abc import Iterator
@@ -89,15 +89,16 @@ class TrainingOrder(Sampler[tuple[int, int]]):
         order = torch.randperm(self.length, generator=generator).tolist()
         for position in range(len(self)):
             step, place = divmod(position, self.share)
-            # processes take turns, so that a batch is the same whatever their number; fewer samples than processes wrap around
+            # processes take turns, so that a batch is the same whatever their number; fewer samples than processes wrap
+            # around
             yield self.epoch, order[(step * self.batch_size + place * self.processes + self.rank) % self.length]
 
 
 class EvaluationSamples(Dataset[LabelledImage]):
     """This process's share of a split, unchanged: image (3, H, W) uint8, mask (H, W).
 
-    Every process gets equally many samples, since processes wait for each other at every step. Where that takes one sample more than there are,
-    it has a mask that is ignored all over and no name, so that nothing is counted twice.
+    Every process gets equally many samples, since processes wait for each other at every step. Where that takes one
+    sample more than there are, it has a mask that is ignored all over and no name, so that nothing is counted twice.
 
     Args:
         dataset: Where the samples come from.

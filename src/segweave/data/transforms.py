@@ -1,4 +1,5 @@
-"""What happens to a sample between its file and the network, on torchvision's transforms: images and masks always together."""
+"""What happens to a sample between its file and the network, on torchvision's transforms: images and masks always
+together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,18 +20,26 @@ class RandomScale(v2.Transform):
         scale_range: The smallest and the largest factor.
     """
 
-    def __init__(self, scale_range: tuple[float, float]) -> None:
+    def __init__(self, scale_range: tuple[float, float], short_edge: int | None = None) -> None:
         super().__init__()
         self.scale_range = scale_range
+        self.short_edge = short_edge
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.functional.get_size(flat_inputs[0])
         smallest, largest = self.scale_range
         scale = float(torch.empty(()).uniform_(smallest, largest))
+        if self.short_edge is not None:
+            scale *= self.short_edge / min(height, width)
         return {"size": [max(round(height * scale), 1), max(round(width * scale), 1)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return v2.functional.resize(inpt, params["size"], antialias=True)
+        if not isinstance(inpt, tv_tensors.Mask):
+            return v2.functional.resize(inpt, params["size"], antialias=True)
+        # torchvision's NEAREST for masks lies up to half a pixel beside its bilinear images
+        mask = inpt.as_subclass(Tensor)[None]
+        resized = v2.functional.resize_image(mask, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
+        return tv_tensors.wrap(resized[0], like=inpt)
 
 
 def training_transform(
@@ -46,26 +55,27 @@ def training_transform(
     """The augmentation of training: scale, crop, flip, brightness, then normalisation.
 
     Args:
-        crop_size: (height, width) of the result in pixels. What the scaled image lacks is padded: `mean` in the image, 255 in the mask.
+        crop_size: (height, width) of the result in pixels. What the scaled image lacks is padded: `mean` in the image,
+            255 in the mask.
         mean: (red, green, blue) to subtract, for intensities in [0, 1].
         std: (red, green, blue) to divide by.
         scale_range: The range of the random scale.
         flip_probability: Of mirroring left to right.
         brightness: The image is multiplied by a factor from [1 - brightness, 1 + brightness].
-        short_edge: Length in pixels that the image's short edge is resized to before the random scale; None for its own.
+        short_edge: Length in pixels that the image's short edge is resized to before the random scale; None for its
+            own.
 
     Returns:
         A transform of (image, mask): (3, H, W) uint8 and (H, W) to (3, *crop_size) float32 and (*crop_size).
     """
     padding = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORE_INDEX}
-    steps: list[nn.Module] = [] if short_edge is None else [v2.Resize(short_edge, antialias=True)]
+    # brightness comes first, so that it doesn't change the padding
+    steps: list[nn.Module] = [v2.ColorJitter(brightness=brightness)] if brightness else []
     steps += [
-        RandomScale(scale_range),
+        RandomScale(scale_range, short_edge),
         v2.RandomCrop(crop_size, pad_if_needed=True, fill=padding),
         v2.RandomHorizontalFlip(flip_probability),
     ]
-    if brightness:
-        steps.append(v2.ColorJitter(brightness=brightness))
     return v2.Compose(
         [*steps, v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(mean, std)]
     )
@@ -77,5 +87,6 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for the chance that belongs to `numbers`, such as (seed, epoch, index): unrelated for any other numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    """A seed for the chance that belongs to `numbers`, such as (seed, epoch, index): unrelated for any other
+    numbers."""
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)

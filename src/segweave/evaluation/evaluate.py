@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +13,7 @@ from segweave.data import open_dataset
 from segweave.data.dataset import SegmentationDataset
 from segweave.devices import choose_device
 from segweave.errors import InputError
-from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult
+from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, is_first_process
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.networks.semantic import SemanticNetwork
@@ -36,7 +35,8 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> SegmentationResult:
-    """Evaluates a trained network on a split: mean IoU, pixel accuracy and the IoU of each class, at the images' own sizes.
+    """Evaluates a trained network on a split: mean IoU, pixel accuracy and the IoU of each class, at the images' own
+    sizes.
 
     Args:
         run: A run folder.
@@ -62,12 +62,13 @@ def evaluate(
     dataset = open_dataset(data, root, split)
     if tuple(dataset.classes) != network.labelling.classes:
         raise InputError(
-            f"{data}: the data has the {len(dataset.classes)} classes {', '.join(dataset.classes)}; expected the {network.num_classes} "
+            f"{data}: the data has the {len(dataset.classes)} classes {', '.join(dataset.classes)}; "
+            f"expected the {network.num_classes} "
             f"that {run} was trained on: {', '.join(network.labelling.classes)}"
         )
     inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
     result = evaluate_network(network, dataset, inference=inference, device=device, devices=devices, workers=workers)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         _print_result(Console(), result)
         if out is not None:
             with written_whole(Path(out)) as unfinished:
@@ -115,7 +116,7 @@ def _figures(result: SegmentationResult) -> dict[str, object]:
     return {
         "mean_iou": result.mean_iou,
         "pixel_accuracy": result.pixel_accuracy,
-        "class_iou": result.class_iou,
+        "class_iou": {name: None if iou != iou else iou for name, iou in result.class_iou.items()},
         "confusion": result.confusion.tolist(),
     }
 
@@ -124,7 +125,7 @@ def _print_result(console: Console, result: SegmentationResult) -> None:
     table = Table("class", "IoU", box=None)
     table.columns[1].justify = "right"
     for name, iou in result.class_iou.items():
-        table.add_row(name, "–" if iou != iou else f"{100 * iou:.2f} %")
+        table.add_row(name, "-" if iou != iou else f"{100 * iou:.2f} %")
     console.print(table)
     console.print(
         f"mIoU {100 * result.mean_iou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %", highlight=False

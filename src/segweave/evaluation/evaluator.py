@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -97,6 +98,11 @@ class SegmentationEvaluator(lightning.LightningModule):
         """The loader of this process's share of a split, one image at a time, since their sizes differ."""
         samples = EvaluationSamples(dataset, rank=trainer.global_rank, processes=trainer.world_size)
         return DataLoader(samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that prints and writes for all that share a run."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def worst_and_best(scores: dict[str, float], count: int) -> tuple[list[str], list[str]]:

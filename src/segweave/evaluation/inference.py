@@ -21,9 +21,11 @@ class Inference:
         scales: The image is resized by each of these factors, and the class probabilities are averaged.
             PAN's multi-scale evaluation (Table 5) is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
         flip: Whether each scale is also seen mirrored left to right.
-        window: (height, width) in pixels of a sliding window, for images that don't fit in memory or are larger than the training crops;
-            windows overlap by a third, and the logits are averaged where they do. None for the whole image at once.
-        short_edge: Length in pixels that the image's short edge is resized to before anything else; None for the image's own size.
+        window: (height, width) in pixels of a sliding window, for images that don't fit in memory or are larger than
+            the training crops; windows overlap by a third, and the logits are averaged where they do. None for the
+            whole image at once.
+        short_edge: Length in pixels that the image's short edge is resized to before anything else; None for the
+            image's own size.
 
     Raises:
         InputError: There is no scale, or a scale, the window or the edge is not positive.
@@ -35,7 +37,7 @@ class Inference:
     short_edge: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(scale > 0 for scale in self.scales):
+        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
             raise InputError(f"scales {list(self.scales)}: expected one or more numbers above 0")
         if self.window is not None and min(self.window) < SMALLEST_SIDE:
             raise InputError(f"window {list(self.window)}: expected a height and a width from {SMALLEST_SIDE} up")
@@ -50,7 +52,8 @@ class Inference:
             images: (B, 3, H, W), normalised.
 
         Returns:
-            (B, K, H, W), float32: the higher, the likelier. Logits of a single pass; logarithms of the averaged probabilities of several.
+            (B, K, H, W), float32: the higher, the likelier. Logits of a single pass; logarithms of the averaged
+            probabilities of several.
         """
         height, width = images.shape[-2:]
         base = 1.0 if self.short_edge is None else self.short_edge / min(height, width)

@@ -1,7 +1,8 @@
 """DeepLabv3: atrous spatial pyramid pooling.
 
-Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587. PAN compares with it at
-output stride 16 (Table 2). Deviation: no multi-grid rates inside the last block, which timm's backbones don't have.
+Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587. PAN
+compares with it at output stride 16 (Table 2). Deviation: no multi-grid rates inside the last block, which timm's
+backbones don't have.
 """
 
 from typing import ClassVar
@@ -22,7 +23,8 @@ class DeepLabV3(SemanticNetwork):
     Args:
         backbone: The source of the feature maps; the last is used.
         num_classes: K.
-        rates: Dilations of the three 3x3 convolutions; if not given the paper's: (6, 12, 18) at output stride 16, doubled at 8, halved at 32.
+        rates: Dilations of the three 3x3 convolutions; if not given the paper's: (6, 12, 18) at output stride 16,
+            doubled at 8, halved at 32.
         context_channels: Width of the atrous spatial pyramid pooling.
         dropout: Probability with which the head's input channels are dropped in training.
     """

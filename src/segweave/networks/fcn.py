@@ -1,8 +1,8 @@
 """FCN: fully convolutional network on a dilated backbone, the baseline without context.
 
-Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, in the dilated form in which PAN (Table 1,
-"ResNet101", output stride 16), AGLN (Table VIII, output stride 8) and RANet compare with it: the last map, a 3x3 convolution, logits, and
-bilinear upsampling.
+Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, in the dilated form in
+which PAN (Table 1, "ResNet101", output stride 16), AGLN (Table VIII, output stride 8) and RANet compare with it: the
+last map, a 3x3 convolution, logits, and bilinear upsampling.
 """
 
 from typing import ClassVar

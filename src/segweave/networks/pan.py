@@ -1,16 +1,19 @@
 """PAN: Pyramid Attention Network.
 
-Li, Xiong, An, Wang, "Pyramid Attention Network for Semantic Segmentation", arXiv 1805.10180 and BMVC 2018. The paper prints no numbered
-equations; the sections and tables that each part follows are named at the part. What the text leaves open, and how we read it:
+Li, Xiong, An, Wang, "Pyramid Attention Network for Semantic Segmentation", arXiv 1805.10180 and BMVC 2018. The paper
+prints no numbered equations; the sections and tables that each part follows are named at the part. What the text leaves
+open, and how we read it:
 
-- The two versions differ in FPA's global pooling branch: added (arXiv) or concatenated (BMVC); `global_pooling` takes either.
-- The pyramid's width isn't given. "Pixel-level attention" is read as one channel, the same weight for all channels of a pixel
-  (`attention_channels=1`); `None` gives each channel its own.
-- "All convolution layers are followed by batch normalization" (Figure 3). ReLU follows where a convolution feeds another one on the way
-  down; what is multiplied or added (the way up) keeps its sign.
-- GAU's low-level convolution is followed by batch norm and ReLU; the logits are a 1x1 convolution of the last GAU's output.
-- The batch norm of a globally pooled map needs more than one image: with one, it uses its running statistics (`segweave.layers.BatchNorm2d`),
-  so that PAN trains at batch size 1.
+- The two versions differ in FPA's global pooling branch: added (arXiv) or concatenated (BMVC); `global_pooling` takes
+  either.
+- The pyramid's width isn't given. "Pixel-level attention" is read as one channel, the same weight for all channels of a
+  pixel (`attention_channels=1`); `None` gives each channel its own.
+- "All convolution layers are followed by batch normalization" (Figure 3). ReLU follows where a convolution feeds
+  another one on the way down; what is multiplied or added (the way up) keeps its sign.
+- GAU's low-level convolution is followed by batch norm and ReLU; the logits are a 1x1 convolution of the last GAU's
+  output.
+- The batch norm of a globally pooled map needs more than one image: with one, it uses its running statistics
+  (`segweave.layers.BatchNorm2d`), so that PAN trains at batch size 1.
 """
 
 from typing import ClassVar, Literal
@@ -28,7 +31,8 @@ from segweave.networks.semantic import SemanticNetwork
 
 
 class PAN(SemanticNetwork):
-    """Pyramid Attention Network (Section 3.3, Figure 2): backbone, Feature Pyramid Attention, Global Attention Upsample modules.
+    """Pyramid Attention Network (Section 3.3, Figure 2): backbone, Feature Pyramid Attention, Global Attention Upsample
+    modules.
 
     The defaults are the paper's best setting; the other rows of Tables 1 to 4 are arguments.
 
@@ -36,12 +40,14 @@ class PAN(SemanticNetwork):
         backbone: The source of res2 to res5, res5 dilated to output stride 16.
         num_classes: K.
         decoder_channels: D, the width of FPA's output and of the decoder.
-        attention: "pyramid" for FPA, "squeeze_excitation" for SENet's channel attention in its place, None for neither (Table 1).
+        attention: "pyramid" for FPA, "squeeze_excitation" for SENet's channel attention in its place, None for neither
+            (Table 1).
         kernel_sizes: FPA's kernels from fine to coarse: (7, 5, 3) is the paper's C357, (3, 3, 3) its C333 (Table 1).
         pooling: How FPA's pyramid is pooled: AVE or MAX of Table 1.
         global_pooling: FPA's global pooling branch (GP of Table 1): added (arXiv), concatenated (BMVC), or None.
         attention_channels: A, the width of FPA's pyramid; None for D.
-        global_attention_upsample: Whether GAU modules decode; without them the output of FPA is upsampled directly (Tables 1 and 2).
+        global_attention_upsample: Whether GAU modules decode; without them the output of FPA is upsampled directly
+            (Tables 1 and 2).
         global_context: Whether GAU's gate is used (GP of Table 3); without it low-level maps are added as they are.
         low_level_kernel_size: GAU's convolution that reduces the low-level channels: 3 or 1 (Table 3).
     """
@@ -105,6 +111,7 @@ class PAN(SemanticNetwork):
         for name, upsample, low_level in zip(
             ("res4", "res3", "res2"), self.decoder, reversed(low_levels), strict=False
         ):
+            assert isinstance(upsample, GlobalAttentionUpsample)
             if upsample.gate is not None:
                 explained[f"gate_{name}"] = upsample.gate(high_level)
             high_level = upsample(low_level, high_level)
@@ -114,8 +121,8 @@ class PAN(SemanticNetwork):
 class FeaturePyramidAttention(nn.Module):
     """Feature Pyramid Attention (Section 3.1, Figure 3b): a U-shaped pyramid gives each pixel its attention.
 
-    The map x passes a 1x1 convolution and is multiplied by the pyramid's attention; the global pooling branch is added or concatenated:
-    ``FPA(x) = conv1x1(x) * attention(x) + upsample(conv1x1(global_average(x)))``.
+    The map x passes a 1x1 convolution and is multiplied by the pyramid's attention; the global pooling branch is added
+    or concatenated: ``FPA(x) = conv1x1(x) * attention(x) + upsample(conv1x1(global_average(x)))``.
 
     Args:
         in_channels: C.
@@ -123,7 +130,8 @@ class FeaturePyramidAttention(nn.Module):
         kernel_sizes: Kernels of the pyramid's levels, from fine to coarse.
         pooling: How each level is pooled from the one above it.
         global_pooling: "add", "concat" (followed by a 1x1 convolution back to D channels) or None.
-        attention_channels: A, the pyramid's width: 1, or None for D. Any other number can't be multiplied with D channels.
+        attention_channels: A, the pyramid's width: 1, or None for D. Any other number can't be multiplied with D
+            channels.
     """
 
     def __init__(

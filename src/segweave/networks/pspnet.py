@@ -1,7 +1,7 @@
 """PSPNet: pyramid pooling.
 
-Zhao, Shi, Qi, Wang, Jia, "Pyramid Scene Parsing Network", CVPR 2017. PAN compares with its pyramid pooling module on PAN's own backbone
-(Table 2, output stride 16); RANet calls it SPP.
+Zhao, Shi, Qi, Wang, Jia, "Pyramid Scene Parsing Network", CVPR 2017. PAN compares with its pyramid pooling module on
+PAN's own backbone (Table 2, output stride 16); RANet calls it SPP.
 """
 
 from typing import ClassVar

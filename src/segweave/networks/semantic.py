@@ -17,7 +17,8 @@ class Labelling:
     Attributes:
         classes: The names of the K classes.
         palette: Their K colours (red, green, blue), 0 to 255.
-        short_edge: The length in pixels of the short edge that images were resized to before the network saw them; None for their own size.
+        short_edge: The length in pixels of the short edge that images were resized to before the network saw them; None
+            for their own size.
     """
 
     classes: tuple[str, ...]

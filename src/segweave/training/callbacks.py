@@ -21,7 +21,8 @@ from segweave.training.segmentation import SegmentationTraining
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads one without unpickling anything but tensors and plain values."""
+    """Writes a checkpoint whole or not at all, and reads one without unpickling anything but tensors and plain
+    values."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -108,7 +109,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 class MovingAverage(EMAWeightAveraging):
     """Exponential moving average of the weights: what is validated and saved.
 
-    Lightning's own, except that the averaged weights stay in place until the end of the validation, so that they are what `BestModel` saves.
+    Lightning's own, except that the averaged weights stay in place until the end of the validation, so that they are
+    what `BestModel` saves.
     """
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -164,7 +166,8 @@ class BestModel(Callback):
 
 
 class ProgressDisplay(Callback):
-    """One bar for the whole run: epoch, loss, last mean IoU, time left. Where there is no terminal, a line for each validation.
+    """One bar for the whole run: epoch, loss, last mean IoU, time left. Where there is no terminal, a line for each
+    validation.
 
     Args:
         console: Where it is drawn.
@@ -189,7 +192,7 @@ class ProgressDisplay(Callback):
         )
         total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)
         done = trainer.current_epoch * int(trainer.num_training_batches)
-        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="–", mean_iou="–")
+        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="-", mean_iou="-")
         self._progress.start()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -199,7 +202,7 @@ class ProgressDisplay(Callback):
                 self._task,
                 advance=1,
                 epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-                loss="–" if loss is None else f"{float(loss):.3f}",
+                loss="-" if loss is None else f"{float(loss):.3f}",
             )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -1,6 +1,8 @@
 """The settings of a training run: typed, from flags or a YAML recipe, and the choices made for what they leave open."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,8 @@ VALIDATIONS = 20
 
 @dataclass(frozen=True)
 class RunConfiguration:
-    """The settings of a training run. What is None is chosen when the data is known (see `resolve`), printed, and written to config.yaml.
+    """The settings of a training run. What is None is chosen when the data is known (see `resolve`), printed, and
+    written to config.yaml.
 
     Attributes:
         data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set ("shapes", "camvid").
@@ -44,7 +47,8 @@ class RunConfiguration:
         epochs: Passes over the training split.
         batch_size: Images a step, over all processes.
         crop_size: Height and width in pixels of the training crops.
-        short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0 for their own size.
+        short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0
+            for their own size.
         scale_range: Images are scaled by a random factor between these two.
         flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
         brightness: Images are brightened or darkened by up to this share.
@@ -164,11 +168,25 @@ def configure(settings: Mapping[str, Any]) -> RunConfiguration:
     except (ArgumentError, TypeError, ValueError) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(plain_message(error)) from error
     return RunConfiguration(**parsed.as_dict())
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def plain_message(error: Exception) -> str:
+    """What jsonargparse says of a value of the wrong type, in one line: the setting, the value, what was expected."""
+    message = " ".join(str(error).split())
+    key = re.search(r'Parser key "(.+?)"', message)
+    value = re.search(r".*(?:Given value|Got value): (.+)$", message)
+    expected = re.findall(r"Expected (?:an? )?(.+?)(?=\.? Got value| - Expected| Given value|$)", message)
+    kinds = [re.sub(r"<class '(\w+)'>", r"\1", kind).strip(" .") for kind in expected if "NoneType" not in kind]
+    if key is None or value is None or not kinds:
+        return message
+    wanted = " or ".join(kinds)
+    choice = re.fullmatch(r"typing\.Literal\[(.+)\]", wanted)
+    return f"{key[1]} {value[1]}: expected {f'one of {choice[1]}' if choice else wanted}"
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a recipe, or the config.yaml of a run.
 
     Raises:
@@ -220,12 +238,13 @@ def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[i
         "precision": _precision(device),
         "workers": 2 if kind == "cpu" else 8,
     }
-    still_open = {name: value for name, value in chosen.items() if getattr(configuration, name) is None}
-    return dataclasses.replace(configuration, **still_open, device=device)
+    still_open: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(configuration, name) is None}
+    return dataclasses.replace(configuration, **{**still_open, "device": device})
 
 
 def _learning_rate(configuration: RunConfiguration, batch_size: int) -> float:
-    """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times that."""
+    """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times
+    that."""
     if configuration.optimizer == "adamw":
         return 1e-4 if configuration.pretrained else 1e-3
     return round(4e-3 * batch_size / 16 * (1 if configuration.pretrained else 10), 6)

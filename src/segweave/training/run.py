@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from segweave.data.checks import require_valid
 from segweave.data.dataset import SegmentationDataset
 from segweave.errors import InputError
 from segweave.evaluation.evaluate import evaluate_network
-from segweave.evaluation.evaluator import SegmentationResult
+from segweave.evaluation.evaluator import SegmentationResult, is_first_process
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.models import create_model
@@ -45,9 +44,6 @@ from segweave.training.segmentation import SegmentationTraining
 
 RUN_FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model", "report.html")
 """What a run folder holds; `overwrite` removes these and nothing else."""
-
-FIXED_ON_RESUME = ("data", "model", "backbone", "options")
-"""What a resumed run can't change; other settings of the run are kept too, but these are worth a sentence of their own."""
 
 
 def train(
@@ -77,47 +73,58 @@ def train(
         TrainingError: The loss is no longer finite.
     """
     _quieten_lightning()
-    console = Console(quiet=rank_zero_only.rank != 0)
+    console = Console(quiet=not is_first_process())
     run = Path(out)
     given = {**({"data": str(data)} if data is not None else {}), **settings}
     if resume:
         if overwrite or config is not None:
-            raise InputError(
-                "resume continues a run with its own settings: expected neither overwrite nor config beside it"
-            )
+            raise InputError("resume continues a run with its own settings: expected no overwrite and no config")
         configuration = _resumed_configuration(run, given)
     else:
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             _require_free(run, overwrite)
         configuration = configure({**(read_settings(config) if config is not None else {}), **given})
-
-    datasets = [
-        open_dataset(configuration.data, configuration.root, split)
-        for split in (configuration.train_split, configuration.val_split)
-    ]
-    train_split, val_split = datasets
-    if tuple(train_split.classes) != tuple(val_split.classes):
-        raise InputError(
-            f"{configuration.data}: expected the same classes in both splits, got {train_split.classes} and {val_split.classes}"
-        )
-    if configuration.check and rank_zero_only.rank == 0:
-        require_valid(*datasets)
-    chosen = (
-        configuration
-        if resume
-        else resolve(configuration, images=len(train_split), image_size=_typical_size(train_split))
-    )
+    train_split, val_split = _open_splits(configuration, run if resume else None)
+    chosen = configuration
+    if not resume:
+        chosen = resolve(configuration, images=len(train_split), image_size=_typical_size(train_split))
     network = _create_network(chosen, train_split)
     module = SegmentationTraining(network, chosen, train=train_split, val=val_split)
     trainer = _create_trainer(chosen, run, console)
 
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         if not resume:
             _start_folder(run, chosen)
         _print_start(console, configuration, chosen, train_split, val_split, network)
     last = run / "checkpoints" / "last.ckpt"
     trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
     return _finish(run, chosen, val_split, console)
+
+
+def _open_splits(
+    configuration: RunConfiguration, resumed: Path | None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Opens and checks the splits to train and to validate on; those of a resumed run must have its classes."""
+    train_split, val_split = (
+        open_dataset(configuration.data, configuration.root, split)
+        for split in (configuration.train_split, configuration.val_split)
+    )
+    classes = list(train_split.classes)
+    if classes != list(val_split.classes):
+        raise InputError(
+            f"{configuration.data}: expected the same classes in both splits, "
+            f"got {classes} and {list(val_split.classes)}"
+        )
+    if resumed is not None and (resumed / "model").exists():
+        labelling = load(resumed).labelling
+        if labelling is not None and classes != list(labelling.classes):
+            raise InputError(
+                f"{configuration.data}: the data has the {len(classes)} classes {', '.join(classes)}; expected the "
+                f"{len(labelling.classes)} of the run {resumed}: {', '.join(labelling.classes)}"
+            )
+    if configuration.check and is_first_process():
+        require_valid(train_split, val_split)
+    return train_split, val_split
 
 
 def _finish(
@@ -134,14 +141,15 @@ def _finish(
         devices=configuration.devices,
         workers=configuration.workers,
     )
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         rows = read_metrics(run / "metrics.csv")
         seconds = float(rows[-1]["seconds"]) if rows else 0.0
         report_run(
             run, network, val_split, result, inference, dataclasses.asdict(configuration), seconds, _versions(), rows
         )
         console.print(
-            f"best weights: mIoU [bold]{100 * result.mean_iou:.2f} %[/bold], pixel accuracy {100 * result.pixel_accuracy:.2f} %"
+            f"best weights: mIoU [bold]{100 * result.mean_iou:.2f} %[/bold], "
+            f"pixel accuracy {100 * result.pixel_accuracy:.2f} %"
             f" on {configuration.val_split}\nreport: {run / 'report.html'}",
             soft_wrap=True,
             highlight=False,
@@ -157,7 +165,8 @@ def _resumed_configuration(run: Path, given: dict[str, Any]) -> RunConfiguration
     for name, value in configure({"data": configuration.data, **given}).__dict__.items():
         if name in given and value != getattr(configuration, name):
             raise InputError(
-                f"{path}: the run has {name} {getattr(configuration, name)!r}, not {value!r}: expected the same to resume it, or another --out"
+                f"{path}: the run has {name} {getattr(configuration, name)!r}, not {value!r}: "
+                "expected the same to resume it, or another --out"
             )
     return configuration
 
@@ -262,7 +271,8 @@ def _print_start(
 ) -> None:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     console.print(
-        f"{chosen.model} on {chosen.backbone}, {parameters / 1e6:.1f} M parameters; {len(train_split)} images to train on, "
+        f"{chosen.model} on {chosen.backbone}, {parameters / 1e6:.1f} M parameters; "
+        f"{len(train_split)} images to train on, "
         f"{len(val_split)} to validate on, {len(train_split.classes)} classes",
         highlight=False,
     )

@@ -58,7 +58,8 @@ class SegmentationTraining(SegmentationEvaluator):
         terms = ", ".join(f"{name} {loss.item()}" for name, loss in losses.items())
         checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
         return (
-            f"the loss is not finite at step {self.global_step} ({terms}; batch: {', '.join(names)}; last good checkpoint: {checkpoint}): "
+            f"the loss is not finite at step {self.global_step} ({terms}; batch: {', '.join(names)}; "
+            f"last good checkpoint: {checkpoint}): "
             "expected finite; a lower learning rate, warm-up steps or clipped gradients may help"
         )
 

@@ -1,0 +1,226 @@
+"""What every network for semantic segmentation promises, whatever is in it."""
+
+import copy
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segweave.losses import IGNORE_INDEX, pixel_cross_entropy
+from segweave.models import SEMANTIC_NETWORKS, create_model
+from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.saving import load, save_model
+
+NUM_CLASSES = 5
+SIZES = [(32, 32), (33, 47), (64, 65)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network to hold to its promises.
+
+    Attributes:
+        name: Its name in `SEMANTIC_NETWORKS`.
+        options: What `create_model` is given beside it.
+        explained: The names of what `explain` gives.
+        unused: Parameters that no loss can reach, and why.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    explained: tuple[str, ...] = ()
+    unused: dict[str, str] = field(default_factory=dict)
+    backbone: str = "resnet18"
+
+    def create(self) -> SemanticNetwork:
+        return create_model(self.name, num_classes=NUM_CLASSES, backbone=self.backbone, **self.options)
+
+
+PAN_EXPLAINED = ("attention", "gate_res4", "gate_res3", "gate_res2")
+VARIANTS = {
+    "fcn": Variant("fcn"),
+    "pspnet": Variant("pspnet", explained=("pooled_1x1", "pooled_2x2", "pooled_3x3", "pooled_6x6")),
+    "pspnet, no auxiliary loss": Variant(
+        "pspnet", {"auxiliary_weight": 0.0, "bins": (1, 2)}, ("pooled_1x1", "pooled_2x2")
+    ),
+    "deeplabv3": Variant("deeplabv3", explained=("point", "rate_6", "rate_12", "rate_18", "image_level")),
+    "pan": Variant("pan", explained=PAN_EXPLAINED),
+    "pan, global pooling concatenated": Variant("pan", {"global_pooling": "concat"}, PAN_EXPLAINED),
+    "pan, wide pyramid, max pooling, no global pooling": Variant(
+        "pan", {"attention_channels": None, "pooling": "max", "global_pooling": None}, PAN_EXPLAINED
+    ),
+    "pan, squeeze and excitation": Variant("pan", {"attention": "squeeze_excitation"}, PAN_EXPLAINED),
+    "pan, decoder without gates": Variant("pan", {"attention": None, "global_context": False}),
+    "pan, no decoder": Variant("pan", {"global_attention_upsample": False}, ("attention",)),
+    "pan, output stride 32": Variant("pan", {"output_stride": 32}, PAN_EXPLAINED),
+    "pan on convnext_atto": Variant("pan", explained=PAN_EXPLAINED, backbone="convnext_atto"),
+    "pan on mobilenetv3_small_100": Variant("pan", explained=PAN_EXPLAINED, backbone="mobilenetv3_small_100"),
+}
+
+
+def test_every_network_is_held_to_the_contract() -> None:
+    assert {variant.name for variant in VARIANTS.values()} == set(SEMANTIC_NETWORKS)
+
+
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
+def variant(request: pytest.FixtureRequest) -> Variant:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pristine(variant: Variant) -> SemanticNetwork:
+    """The network with batch norm statistics that a training has moved: those of a new one would hide mistakes."""
+    torch.manual_seed(1)
+    network = variant.create()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.fixture
+def network(pristine: SemanticNetwork) -> SemanticNetwork:
+    return copy.deepcopy(pristine)
+
+
+def some_images(batch: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(2))
+
+
+def some_labels(batch: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
+    labels = torch.randint(0, NUM_CLASSES, (batch, *size), generator=torch.Generator().manual_seed(3))
+    labels[:, :4] = IGNORE_INDEX
+    return labels
+
+
+def assert_same_logits(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    """Within a part of the spread that the logits have: logits of a new network are small."""
+    spread = (expected.max() - expected.min()).item()
+    assert spread > 1e-4
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * spread)
+
+
+def assert_gradients(network: SemanticNetwork, unused: dict[str, str]) -> None:
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    assert {name for name, p in parameters.items() if p.grad is None} == set(unused)
+    for name, parameter in parameters.items():
+        assert name in unused or parameter.grad.isfinite().all(), name
+
+
+class TestContract:
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_trains_and_predicts_at_any_size(
+        self, network: SemanticNetwork, variant: Variant, size: tuple[int, int], batch: int
+    ) -> None:
+        images, labels = some_images(batch, size), some_labels(batch, size)
+
+        losses = network.losses(images, labels)
+        assert isinstance(losses, dict)
+        assert "segmentation" in losses
+        for loss in losses.values():
+            assert loss.shape == ()
+            assert loss.dtype == torch.float32
+            assert loss > 0
+        torch.stack(list(losses.values())).sum().backward()
+        assert_gradients(network, variant.unused)
+        assert any(p.grad.abs().sum() > 0 for p in network.backbone.parameters())
+        assert network(images).shape == (batch, NUM_CLASSES, *size)
+
+        with torch.no_grad():
+            logits = network.eval()(images)
+        assert logits.shape == (batch, NUM_CLASSES, *size)
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+
+    def test_training_loss_is_that_of_the_logits(self, network: SemanticNetwork) -> None:
+        network.eval()
+        with torch.no_grad():
+            expected = pixel_cross_entropy(network(some_images()), some_labels())
+            torch.testing.assert_close(network.losses(some_images(), some_labels())["segmentation"], expected)
+
+    def test_labels_that_do_not_count_change_nothing(self, network: SemanticNetwork, variant: Variant) -> None:
+        losses = network.losses(some_images(), torch.full((2, 64, 64), IGNORE_INDEX))
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(loss == 0 for loss in losses.values())
+        assert_gradients(network, variant.unused)
+        assert all(p.grad.abs().max() == 0 for p in network.parameters() if p.grad is not None)
+
+    def test_explains_with_maps(self, network: SemanticNetwork, variant: Variant) -> None:
+        with torch.no_grad():
+            explained = network.eval().explain(some_images(2, (64, 65)))
+        assert tuple(explained) == variant.explained
+        for name, x in explained.items():
+            assert x.ndim == 4, name
+            assert len(x) == 2, name
+            assert x.isfinite().all(), name
+
+    def test_images_of_a_batch_are_alone_in_evaluation(self, network: SemanticNetwork) -> None:
+        images = some_images(3)
+        images[1] *= 5
+        network.eval()
+        with torch.no_grad():
+            alone = torch.cat([network(image[None]) for image in images])
+            assert_same_logits(network(images), alone)
+
+    def test_evaluation_changes_no_state(self, network: SemanticNetwork) -> None:
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.eval()(some_images())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+    def test_is_the_same_after_saving_and_loading(self, network: SemanticNetwork) -> None:
+        colours = tuple((index, index, index) for index in range(NUM_CLASSES))
+        network.labelling = Labelling(tuple("abcde"), colours, short_edge=64)
+        with tempfile.TemporaryDirectory() as run, torch.no_grad():
+            save_model(network, Path(run) / "model")
+            loaded = load(run)
+            assert not loaded.training
+            assert loaded.labelling == network.labelling
+            assert loaded.recipe.keys() == network.recipe.keys()
+            assert torch.equal(loaded(some_images()), network.eval()(some_images()))
+
+    def test_a_seed_decides_the_weights(self, variant: Variant) -> None:
+        networks = []
+        for seed in (4, 4, 5):
+            torch.manual_seed(seed)
+            networks.append(variant.create().eval())
+        first, again, other = networks
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
+        with torch.no_grad():
+            logits = first(some_images())
+            assert torch.equal(logits, again(some_images()))
+            assert not torch.equal(logits, other(some_images()))
+
+    def test_can_be_exported(self, network: SemanticNetwork) -> None:
+        images = some_images(2, (64, 65))
+        with torch.no_grad():
+            exported = torch.export.export(network.eval(), (images,)).module()
+            assert_same_logits(exported(images), network(images), tolerance=1e-5)
+
+    def test_can_be_compiled(self, network: SemanticNetwork) -> None:
+        images = some_images(2, (64, 65))
+        torch.compiler.reset()
+        with torch.no_grad():
+            compiled = torch.compile(network.eval(), backend="eager", fullgraph=True)
+            assert_same_logits(compiled(images), network(images), tolerance=1e-5)
+
+    def test_takes_channels_last(self, network: SemanticNetwork) -> None:
+        images = some_images(2, (64, 65))
+        network.eval()
+        with torch.no_grad():
+            assert_same_logits(network(images.contiguous(memory_format=torch.channels_last)), network(images))
+
+    def test_trains_in_bfloat16(self, network: SemanticNetwork, variant: Variant) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = network.losses(some_images(), some_labels())
+            logits = network(some_images())
+        assert logits.shape == (2, NUM_CLASSES, 64, 64)
+        assert logits.isfinite().all()
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        assert_gradients(network, variant.unused)
