@@ -1,7 +1,6 @@
 """Writing files whole or not at all."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +19,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
+        unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+        unfinished.touch()
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
-    unfinished = Path(name)
     try:
         yield unfinished
-        unfinished.chmod(0o644)
         os.replace(unfinished, path)
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error.strerror or error}") from error

@@ -85,7 +85,9 @@ def segment(
     device = next(network.parameters()).device
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(device)
     inference = Inference(tuple(scales), flip, window, labelling.short_edge)
+    training = network.training
     scores = inference(network.eval(), normalise(pixels, network.backbone.mean, network.backbone.std))[0]
+    network.train(training)
     return Prediction(
         image=picture,
         mask=scores.argmax(dim=0).to(torch.uint8).cpu().numpy(),
@@ -134,14 +136,8 @@ def predict(
     if overlays:
         written += map(_overlay_path, targets)
     if probabilities:
-        written += [t.with_name(f"{t.stem}_probabilities.npy") for t in targets]
-    sources = {file.resolve() for file in targets.values()}
-    for path in written:
-        if path.resolve() in sources:
-            raise InputError(f"{path}: an image would be replaced: expected another --out")
-    taken = [path for path in written if path.exists()]
-    if taken and not overwrite:
-        raise InputError(f"{taken[0]}: exists already: expected --overwrite to replace it, or another --out")
+        written += map(_probabilities_path, targets)
+    _require_free(written, {file.resolve() for file in targets.values()}, overwrite)
     for target, source in targets.items():
         prediction = segment(network, source, scales=scales, flip=flip, window=window, probabilities=probabilities)
         with written_whole(target) as unfinished:
@@ -150,10 +146,7 @@ def predict(
             with written_whole(_overlay_path(target)) as unfinished:
                 prediction.overlay().save(unfinished, format="JPEG", quality=92)
         if prediction.probabilities is not None:
-            with (
-                written_whole(target.with_name(f"{target.stem}_probabilities.npy")) as unfinished,
-                unfinished.open("wb") as file,
-            ):
+            with written_whole(_probabilities_path(target)) as unfinished, unfinished.open("wb") as file:
                 np.save(file, prediction.probabilities.astype(np.float16))
     return list(targets)
 
@@ -162,8 +155,21 @@ def _overlay_path(mask: Path) -> Path:
     return mask.with_name(f"{mask.stem}_overlay.jpg")
 
 
+def _probabilities_path(mask: Path) -> Path:
+    return mask.with_name(f"{mask.stem}_probabilities.npy")
+
+
+def _require_free(written: Sequence[Path], sources: set[Path], overwrite: bool) -> None:
+    """Refuses to replace an image that is read, and without leave any file."""
+    for path in written:
+        if path.resolve() in sources:
+            raise InputError(f"{path}: an image would be replaced: expected another --out")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path}: exists already: expected --overwrite to replace it, or another --out")
+
+
 def _targets(images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], out: Path) -> dict[Path, Path]:
-    """The mask's file for each image. Two images of one name keep their endings apart, or else are refused."""
+    """The mask's file for each image; two images of one name, which would share it, are refused."""
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     files = list(dict.fromkeys(file for one in given for file in _files(os.fspath(one))))
     if not files:
@@ -175,8 +181,6 @@ def _targets(images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], 
             raise InputError(
                 f"{file} and {targets[target]} would both be written to {target}: expected different names"
             )
-        if target.exists() and target.samefile(file):
-            raise InputError(f"{file}: the mask would replace its image: expected another --out")
         targets[target] = file
     return targets
 

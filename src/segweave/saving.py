@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +37,14 @@ def save_model(network: SemanticNetwork, folder: Path) -> None:
         "short_edge": labelling.short_edge,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    unfinished = folder.with_name(f".{folder.name}-{os.getpid()}")
+    unfinished.mkdir(exist_ok=True)
     try:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
         (unfinished / CONFIGURATION_FILE).write_text(json.dumps(configuration, indent=2) + "\n")
-        unfinished.chmod(0o755)
+        # safetensors gives its files to their owner alone
+        (unfinished / WEIGHTS_FILE).chmod((unfinished / CONFIGURATION_FILE).stat().st_mode)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
     finally:

@@ -41,24 +41,24 @@ class Variant:
 
 
 PAN_EXPLAINED = ("attention", "gate_res4", "gate_res3", "gate_res2")
+
+
+def pan_variant(*explained: str, backbone: str = "test_resnet", **options: Any) -> Variant:
+    return Variant("pan", {"decoder_channels": 32, **options}, explained, backbone=backbone)
+
+
 VARIANTS = {
     "fcn": Variant("fcn"),
     "pspnet": Variant("pspnet", explained=("pooled_1x1", "pooled_2x2", "pooled_3x3", "pooled_6x6")),
-    "pspnet, no auxiliary loss": Variant(
-        "pspnet", {"auxiliary_weight": 0.0, "bins": (1, 2)}, ("pooled_1x1", "pooled_2x2")
-    ),
     "deeplabv3": Variant("deeplabv3", explained=("point", "rate_6", "rate_12", "rate_18", "image_level")),
     "pan": Variant("pan", explained=PAN_EXPLAINED),
-    "pan, global pooling concatenated": Variant("pan", {"global_pooling": "concat"}, PAN_EXPLAINED),
-    "pan, wide pyramid, max pooling, no global pooling": Variant(
-        "pan", {"attention_channels": None, "pooling": "max", "global_pooling": None}, PAN_EXPLAINED
-    ),
-    "pan, squeeze and excitation": Variant("pan", {"attention": "squeeze_excitation"}, PAN_EXPLAINED),
-    "pan, decoder without gates": Variant("pan", {"attention": None, "global_context": False}),
-    "pan, no decoder": Variant("pan", {"global_attention_upsample": False}, ("attention",)),
-    "pan, output stride 32": Variant("pan", {"output_stride": 32}, PAN_EXPLAINED),
-    "pan on convnext_atto": Variant("pan", explained=PAN_EXPLAINED, backbone="convnext_atto"),
-    "pan on mobilenetv3_small_100": Variant("pan", explained=PAN_EXPLAINED, backbone="mobilenetv3_small_100"),
+    "pan on convnext_atto": pan_variant(*PAN_EXPLAINED, backbone="convnext_atto"),
+    "pan on mobilenetv3_small_100": pan_variant(*PAN_EXPLAINED, backbone="mobilenetv3_small_100"),
+    "pan, global pooling concatenated": pan_variant(*PAN_EXPLAINED, global_pooling="concat"),
+    "pan, wide pyramid": pan_variant(*PAN_EXPLAINED, attention_channels=None, pooling="max", global_pooling=None),
+    "pan, squeeze and excitation": pan_variant(*PAN_EXPLAINED, attention="squeeze_excitation"),
+    "pan, no gates": pan_variant(attention=None, global_context=False, low_level_kernel_size=1),
+    "pan, no decoder": pan_variant("attention", global_attention_upsample=False, output_stride=32),
 }
 
 

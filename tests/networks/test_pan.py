@@ -48,7 +48,7 @@ def halve(x: Tensor, pooling: str) -> Tensor:
 
 
 def interpolation(source: int, target: int) -> Tensor:
-    """The weights (target, source) of linear interpolation, the centres of the end pixels half a pixel from the ends."""
+    """The weights (target, source) of linear interpolation; a pixel stands for its centre."""
     weights = torch.zeros(target, source, dtype=torch.float64)
     for index in range(target):
         position = min(max((index + 0.5) * source / target - 0.5, 0.0), source - 1.0)
@@ -187,13 +187,16 @@ class TestFeaturePyramidAttention:
         for path in (module.down, module.up):
             assert [block[0].kernel_size for block in path] == [(size, size) for size in kernel_sizes]
 
-    def test_max_pooling_takes_the_largest(self) -> None:
-        average, largest = (FeaturePyramidAttention(6, 4, pooling=pooling) for pooling in ("average", "max"))
+    def test_pooling_types_differ(self) -> None:
+        average, largest = (
+            FeaturePyramidAttention(6, 4, pooling=kind, attention_channels=None).double().eval()
+            for kind in ("average", "max")
+        )
         largest.load_state_dict(average.state_dict())
-        x = torch.randn(2, 6, 8, 8)
-        flat = torch.randn(2, 6, 1, 1).expand(-1, -1, 8, 8)
-        assert not torch.allclose(average.eval()(x), largest.eval()(x), atol=1e-3)
-        torch.testing.assert_close(average(flat), largest(flat))
+        x = some_map(2, 6, (8, 8))
+        assert not torch.allclose(average.attention(x), largest.attention(x), atol=1e-3)
+        torch.testing.assert_close(average.attention(x), naive_attention(average, x, "average"))
+        torch.testing.assert_close(largest.attention(x), naive_attention(largest, x, "max"))
 
     def test_one_attention_channel_is_shared(self) -> None:
         module = FeaturePyramidAttention(6, 4, attention_channels=1, global_pooling=None).eval()
@@ -267,7 +270,9 @@ class TestPAN:
             if options.get("global_attention_upsample", True):
                 for gau, low in zip(network.decoder, (res4, res3, res2), strict=True):
                     x = naive_gau(gau, low, x, options.get("global_context", True))
-            logits = torch.einsum("bchw,kc->bkhw", x, network.head.weight[:, :, 0, 0]) + network.head.bias[:, None, None]
+            logits = (
+                torch.einsum("bchw,kc->bkhw", x, network.head.weight[:, :, 0, 0]) + network.head.bias[:, None, None]
+            )
             torch.testing.assert_close(network(images), upsample(logits, images), rtol=0, atol=1e-8)
 
         network.train()

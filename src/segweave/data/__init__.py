@@ -45,4 +45,6 @@ def open_dataset(
         raise InputError(f"data {str(name)!r}: expected an existing folder, or one of the data sets {names}")
     if root is not None:
         raise InputError(f"data {str(name)!r} is a folder itself: expected no root, got {root}")
+    if (folder / f"{split}annot").is_dir():  # the SegNet tutorial's tree
+        return CamVid(folder, split)
     return FolderDataset(folder, split)

@@ -1,6 +1,7 @@
 """`evaluate`, the function behind `segweave evaluate`."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from segweave.data import open_dataset
 from segweave.data.dataset import SegmentationDataset
 from segweave.devices import choose_device
 from segweave.errors import InputError
-from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, is_first_process
+from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, is_first_process, quieten_lightning
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.networks.semantic import SemanticNetwork
@@ -83,7 +84,7 @@ def evaluate_network(
     inference: Inference,
     device: str = "auto",
     devices: int = 1,
-    workers: int | None = 2,
+    workers: int = 2,
 ) -> SegmentationResult:
     """Runs a network over a split.
 
@@ -96,6 +97,7 @@ def evaluate_network(
         workers: Processes that load the images, for each of them.
     """
     device = choose_device(device)
+    quieten_lightning()
     trainer = lightning.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         devices=devices,
@@ -107,25 +109,30 @@ def evaluate_network(
         use_distributed_sampler=False,
     )
     evaluator = SegmentationEvaluator(network, dataset.classes, inference)
-    trainer.validate(evaluator, evaluator.val_loader(dataset, trainer, workers or 0), verbose=False)
+    trainer.validate(evaluator, evaluator.val_loader(dataset, trainer, workers), verbose=False)
     assert evaluator.result is not None
     return evaluator.result
 
 
 def _figures(result: SegmentationResult) -> dict[str, object]:
     return {
-        "mean_iou": result.mean_iou,
-        "pixel_accuracy": result.pixel_accuracy,
-        "class_iou": {name: None if iou != iou else iou for name, iou in result.class_iou.items()},
+        "mean_iou": _number(result.mean_iou),
+        "pixel_accuracy": _number(result.pixel_accuracy),
+        "class_iou": {name: _number(iou) for name, iou in result.class_iou.items()},
         "confusion": result.confusion.tolist(),
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what is undefined is null."""
+    return None if math.isnan(value) else value
 
 
 def _print_result(console: Console, result: SegmentationResult) -> None:
     table = Table("class", "IoU", box=None)
     table.columns[1].justify = "right"
     for name, iou in result.class_iou.items():
-        table.add_row(name, "-" if iou != iou else f"{100 * iou:.2f} %")
+        table.add_row(name, "-" if math.isnan(iou) else f"{100 * iou:.2f} %")
     console.print(table)
     console.print(
         f"mIoU {100 * result.mean_iou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %", highlight=False

@@ -1,6 +1,8 @@
 """Evaluation of a network over a split, in one process or several, in memory that doesn't grow with the split."""
 
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +105,14 @@ class SegmentationEvaluator(lightning.LightningModule):
 def is_first_process() -> bool:
     """Whether this is the process that prints and writes for all that share a run."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def quieten_lightning() -> None:
+    """Our own progress and messages say what Lightning's would."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*torch.utils.data.DataLoader.*")
 
 
 def worst_and_best(scores: dict[str, float], count: int) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segweave.errors import InputError
@@ -16,6 +17,8 @@ SMALLEST_SIDE = 32
 @dataclass(frozen=True)
 class Inference:
     """How a network is run over an image.
+
+    A side never gets shorter than 32 pixels: smaller scales and images are enlarged to it.
 
     Attributes:
         scales: The image is resized by each of these factors, and the class probabilities are averaged.
@@ -55,23 +58,27 @@ class Inference:
             (B, K, H, W), float32: the higher, the likelier. Logits of a single pass; logarithms of the averaged
             probabilities of several.
         """
-        height, width = images.shape[-2:]
-        base = 1.0 if self.short_edge is None else self.short_edge / min(height, width)
         passes = [(scale, flipped) for scale in self.scales for flipped in ((False, True) if self.flip else (False,))]
         if len(passes) == 1:
-            return self._pass(network, images, base * passes[0][0], flipped=False)
-        total = torch.zeros(())
+            return self._pass(network, images, *passes[0])
+        total: Tensor | None = None
         for scale, flipped in passes:
-            total = self._pass(network, images, base * scale, flipped=flipped).softmax(dim=1) + total.to(images.device)
+            probabilities = self._pass(network, images, scale, flipped).softmax(dim=1)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
         return (total / len(passes)).clamp(min=torch.finfo(torch.float32).tiny).log()
 
-    def _pass(self, network: nn.Module, images: Tensor, scale: float, *, flipped: bool) -> Tensor:
+    def _pass(self, network: nn.Module, images: Tensor, scale: float, flipped: bool) -> Tensor:
         """The logits at one scale, at the size of `images`."""
         height, width = images.shape[-2:]
-        size = (max(round(height * scale), SMALLEST_SIDE), max(round(width * scale), SMALLEST_SIDE))
+        shorter = min(height, width)
+        if self.short_edge is not None:
+            scale *= self.short_edge / shorter
+        scale = max(scale, SMALLEST_SIDE / shorter)
+        size = (round(height * scale), round(width * scale))
         scaled = images
         if size != (height, width):
-            scaled = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+            scaled = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         if flipped:
             scaled = scaled.flip(-1)
         logits = network(scaled) if self.window is None else slide(network, scaled, self.window)
@@ -93,16 +100,17 @@ def slide(network: nn.Module, images: Tensor, window: tuple[int, int]) -> Tensor
     """
     height, width = images.shape[-2:]
     window_height, window_width = min(window[0], height), min(window[1], width)
-    total = torch.zeros(())
+    total: Tensor | None = None
     count = images.new_zeros(1, 1, height, width, dtype=torch.float32)
     for top in _window_starts(height, window_height):
         for left in _window_starts(width, window_width):
             rows, columns = slice(top, top + window_height), slice(left, left + window_width)
             logits = network(images[..., rows, columns]).float()
-            if total.dim() == 0:
+            if total is None:
                 total = logits.new_zeros(*logits.shape[:2], height, width)
             total[..., rows, columns] += logits
             count[..., rows, columns] += 1
+    assert total is not None  # there is one window at least
     return total / count
 
 

@@ -1,11 +1,9 @@
 """A training run from its settings to its report: `train`, the function behind `segweave train`."""
 
 import dataclasses
-import logging
 import os
 import platform
 import shutil
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from segweave.data.checks import require_valid
 from segweave.data.dataset import SegmentationDataset
 from segweave.errors import InputError
 from segweave.evaluation.evaluate import evaluate_network
-from segweave.evaluation.evaluator import SegmentationResult, is_first_process
+from segweave.evaluation.evaluator import SegmentationResult, is_first_process, quieten_lightning
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.models import create_model
@@ -72,7 +70,7 @@ def train(
         InputError: Something given can't be used; nothing has been written then.
         TrainingError: The loss is no longer finite.
     """
-    _quieten_lightning()
+    quieten_lightning()
     console = Console(quiet=not is_first_process())
     run = Path(out)
     given = {**({"data": str(data)} if data is not None else {}), **settings}
@@ -139,7 +137,7 @@ def _finish(
         inference=inference,
         device=configuration.device,
         devices=configuration.devices,
-        workers=configuration.workers,
+        workers=configuration.workers or 0,
     )
     if is_first_process():
         rows = read_metrics(run / "metrics.csv")
@@ -293,11 +291,3 @@ def _versions() -> dict[str, str]:
         **{name: version(name) for name in packages},
         "system": platform.platform(),
     }
-
-
-def _quieten_lightning() -> None:
-    """Our own progress and messages say what Lightning's would."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=".*torch.utils.data.DataLoader.*")

@@ -1,0 +1,155 @@
+"""Backbones of several families: their pyramids, and what is refused."""
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from segweave.backbones import Backbone
+from segweave.errors import InputError
+
+CHANNELS = {
+    "resnet18": (64, 128, 256, 512),
+    "resnet50s": (256, 512, 1024, 2048),
+    "convnext_atto": (40, 80, 160, 320),
+    "mobilenetv3_small_100": (16, 24, 48, 576),
+    "swin_tiny_patch4_window7_224": (96, 192, 384, 768),
+    "vgg11": (256, 512, 512, 512),
+}
+NOT_DILATED = ("swin_tiny_patch4_window7_224", "vgg11")
+ROUNDING_DOWN = ("convnext_atto", "vgg11")
+"""Models without padding, in which a last odd row or column is lost."""
+
+PYRAMIDS = [(name, 32) for name in CHANNELS] + [
+    (name, stride) for name in CHANNELS for stride in (16, 8) if name not in NOT_DILATED
+]
+
+
+class TestPyramid:
+    @pytest.mark.parametrize(("name", "output_stride"), PYRAMIDS)
+    @torch.no_grad()
+    def test_channels_strides_and_sizes(self, name: str, output_stride: int) -> None:
+        backbone = Backbone(name, output_stride=output_stride).eval()
+        assert backbone.channels == CHANNELS[name]
+        assert backbone.strides == tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
+        round_size = math.floor if name in ROUNDING_DOWN else math.ceil
+        for height, width in ((64, 96), (47, 33)):
+            maps = backbone(torch.randn(1, 3, height, width))
+            assert [x.shape[1] for x in maps] == list(backbone.channels)
+            expected = [(round_size(height / stride), round_size(width / stride)) for stride in backbone.strides]
+            assert [tuple(x.shape[-2:]) for x in maps] == expected
+
+    @torch.no_grad()
+    def test_dilation_keeps_the_weights_and_the_finer_maps(self) -> None:
+        strided, dilated = (Backbone("resnet18", output_stride=stride).eval() for stride in (32, 16))
+        dilated.load_state_dict(strided.state_dict())
+        images = torch.randn(1, 3, 64, 64)
+        *finer, coarse = dilated(images)
+        *expected, expected_coarse = strided(images)
+        for x, expected_map in zip(finer, expected, strict=True):
+            torch.testing.assert_close(x, expected_map)
+        assert coarse.shape[-2:] == (4, 4)
+        assert expected_coarse.shape[-2:] == (2, 2)
+        assert any(m.dilation == (2, 2) for m in dilated.modules() if isinstance(m, nn.Conv2d))
+
+    def test_deep_stem_has_three_small_convolutions(self) -> None:
+        features = Backbone("resnet50s").features
+        convolutions = [m for name, m in features.named_modules() if isinstance(m, nn.Conv2d) and "layer" not in name]
+        assert [(m.kernel_size, m.out_channels) for m in convolutions] == [((3, 3), 64), ((3, 3), 64), ((3, 3), 128)]
+        assert [m.stride for m in convolutions] == [(2, 2), (1, 1), (1, 1)]
+
+    @torch.no_grad()
+    def test_maps_of_a_channels_last_model_are_in_order(self) -> None:
+        """Swin gives (B, h, w, C); a taller image must give taller maps."""
+        maps = Backbone("swin_tiny_patch4_window7_224").eval()(torch.randn(1, 3, 64, 32))
+        assert [tuple(x.shape) for x in maps] == [(1, 96, 16, 8), (1, 192, 8, 4), (1, 384, 4, 2), (1, 768, 2, 1)]
+
+    def test_normalisation_is_the_models(self) -> None:
+        assert Backbone("resnet18").mean == (0.485, 0.456, 0.406)
+        assert Backbone("resnet18").std == (0.229, 0.224, 0.225)
+        assert Backbone("test_resnet").mean == (0.5, 0.5, 0.5)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_100"])
+    @pytest.mark.parametrize("size", [(32, 32), (33, 32)], ids=str)
+    def test_one_small_image_at_output_stride_32(self, name: str, size: tuple[int, int]) -> None:
+        backbone = Backbone(name)
+        maps = backbone(torch.randn(1, 3, *size))
+        round_size = math.floor if name in ROUNDING_DOWN else math.ceil
+        expected = [tuple(round_size(side / stride) for side in size) for stride in backbone.strides]
+        assert [tuple(x.shape[-2:]) for x in maps] == expected
+        sum(x.square().mean() for x in maps).backward()
+        for parameter_name, parameter in backbone.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
+
+    def test_small_images_are_not_enlarged_in_evaluation(self) -> None:
+        backbone = Backbone("resnet18").eval()
+        images = torch.randn(1, 3, 32, 32)
+        with torch.no_grad():
+            for x, expected in zip(backbone(images), backbone.features(images)[1:], strict=True):
+                assert torch.equal(x, expected)
+
+    def test_is_made_in_training_mode(self) -> None:
+        assert all(module.training for module in Backbone("resnet18").modules())
+
+    def test_making_one_leaves_batch_norm_untouched(self) -> None:
+        norms = [m for m in Backbone("resnet18").modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms
+        assert all(norm.num_batches_tracked == 0 and norm.running_mean.eq(0).all() for norm in norms)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("name", "output_stride", "message"),
+        [
+            ("resnet81", 32, "is not a model that timm knows; near it: .*resnet18"),
+            ("no such thing", 32, "is not a model that timm knows"),
+            ("", 32, "is not a model that timm knows"),
+            ("resnet18.no_such_weights", 32, "no_such_weights"),
+            ("vit_tiny_patch16_224", 32, r"has no pyramid: expected maps at strides \[4, 8, 16, 32\]"),
+            ("vit_tiny_patch16_224", 16, "can't be dilated to output_stride 16"),
+            ("vgg11", 16, "can't be dilated to output_stride 16"),
+            ("swin_tiny_patch4_window7_224", 8, "can't be dilated to output_stride 8"),
+            ("maxvit_nano_rw_256", 32, "one fixed size only"),
+        ],
+    )
+    def test_names_the_backbone(self, name: str, output_stride: int, message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            Backbone(name, output_stride=output_stride)
+        assert f"backbone {name!r}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("output_stride", [12, 4, 64, 0])
+    def test_output_strides_that_there_are_not(self, output_stride: int) -> None:
+        with pytest.raises(InputError, match=f"output_stride {output_stride}: expected 8, 16 or 32"):
+            Backbone("resnet18", output_stride=output_stride)
+
+    def test_pretrained_weights_without_a_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        start = time.monotonic()
+        with pytest.raises(InputError, match=r"pretrained weights of 'resnet18' can't be loaded.*network") as caught:
+            Backbone("resnet18", pretrained=True)
+        assert time.monotonic() - start < 10
+        assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_weights_can_be_stored_and_loaded(form: str, tmp_path: Path) -> None:
+    source, target = (Backbone("test_resnet", output_stride=stride) for stride in (32, 16))
+    path = tmp_path / "weights"
+    if form == "torch":
+        torch.save(source.state_dict(), path)
+        state = torch.load(path, weights_only=True)
+    else:
+        safetensors.torch.save_file(source.state_dict(), path)
+        state = safetensors.torch.load_file(path)
+    target.load_state_dict(state)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(target.eval()(images)[2], source.eval()(images)[2])

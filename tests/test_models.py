@@ -1,0 +1,130 @@
+"""Networks by name."""
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import segweave
+from segweave.errors import InputError
+from segweave.models import SEMANTIC_NETWORKS, check_options, create_model, list_models, model_options
+from segweave.networks.semantic import SemanticNetwork
+
+
+class TestListModels:
+    def test_knows_the_baselines_and_pan(self) -> None:
+        assert {"fcn", "pspnet", "deeplabv3", "pan"} <= set(list_models())
+        assert list_models("semantic") == list(SEMANTIC_NETWORKS)
+
+    def test_unknown_task(self) -> None:
+        with pytest.raises(InputError, match="task 'depth': expected 'semantic'"):
+            list_models("depth")  # type: ignore[arg-type]
+
+    def test_is_public(self) -> None:
+        assert segweave.list_models is list_models
+        assert segweave.create_model is create_model
+
+
+class TestCreateModel:
+    @pytest.mark.parametrize("name", SEMANTIC_NETWORKS)
+    def test_makes_what_was_asked_for(self, name: str) -> None:
+        network = create_model(name, num_classes=7, backbone="test_resnet")
+        assert type(network) is SEMANTIC_NETWORKS[name]
+        assert network.training
+        assert network.num_classes == 7
+        assert network.labelling is None
+        assert network.backbone.name == "test_resnet"
+        assert network.backbone.output_stride == SEMANTIC_NETWORKS[name].default_output_stride
+        assert network.recipe == {"model": name, "num_classes": 7, "backbone": "test_resnet", "options": {}}
+
+    @pytest.mark.parametrize(("name", "output_stride"), [("fcn", 8), ("pspnet", 8), ("deeplabv3", 16), ("pan", 16)])
+    def test_output_stride_is_the_papers(self, name: str, output_stride: int) -> None:
+        assert SEMANTIC_NETWORKS[name].default_output_stride == output_stride
+
+    def test_passes_options_on_and_remembers_them(self) -> None:
+        options = {"output_stride": 32, "decoder_channels": 16, "attention_channels": None}
+        network = create_model("pan", num_classes=3, backbone="test_resnet", **options)
+        assert network.backbone.output_stride == 32
+        assert network.head.in_channels == 16
+        assert network.recipe["options"] == options
+
+    def test_weights_are_channels_last(self) -> None:
+        weight = (
+            create_model("pan", num_classes=3, backbone="test_resnet", decoder_channels=16).context.down[0][0].weight
+        )
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
+    def test_constructors_take_keywords_only(self) -> None:
+        for network_class in SEMANTIC_NETWORKS.values():
+            assert issubclass(network_class, SemanticNetwork)
+            kinds = {parameter.kind for parameter in inspect.signature(network_class).parameters.values()}
+            assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(InputError, match="unknown model 'pam': expected one of fcn, pspnet, deeplabv3, pan"):
+            create_model("pam", num_classes=3)
+
+    @pytest.mark.parametrize("num_classes", [0, -1, 256])
+    def test_class_counts_that_there_are_not(self, num_classes: int) -> None:
+        with pytest.raises(InputError, match=f"num_classes {num_classes}: expected 1 to 255"):
+            create_model("fcn", num_classes=num_classes, backbone="test_resnet")
+
+    @pytest.mark.parametrize("num_classes", [1, 255])
+    def test_class_counts_at_the_ends(self, num_classes: int) -> None:
+        network = create_model("fcn", num_classes=num_classes, backbone="test_resnet").eval()
+        assert network(torch.randn(1, 3, 32, 32)).shape == (1, num_classes, 32, 32)
+
+    def test_refuses_options_before_it_makes_a_backbone(self) -> None:
+        with pytest.raises(InputError, match="unknown option 'rates' of model 'fcn'"):
+            create_model("fcn", num_classes=3, backbone="no such backbone", rates=(1, 2))
+
+    def test_unknown_backbone(self) -> None:
+        with pytest.raises(InputError, match="backbone 'resnet81' is not a model"):
+            create_model("fcn", num_classes=3, backbone="resnet81")
+
+    def test_pretrained_reaches_the_backbone(self) -> None:
+        with pytest.raises(InputError, match="pretrained weights of 'resnet18' can't be loaded"):
+            create_model("fcn", num_classes=3, backbone="resnet18", pretrained=True)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("name", SEMANTIC_NETWORKS)
+    def test_defaults_are_allowed(self, name: str) -> None:
+        options = model_options(name)
+        assert options["output_stride"] == SEMANTIC_NETWORKS[name].default_output_stride
+        assert not {"backbone", "num_classes"} & set(options)
+        check_options(name, options)
+
+    def test_of_pan(self) -> None:
+        options = model_options("pan")
+        assert options["kernel_sizes"] == (7, 5, 3)
+        assert options["global_pooling"] == "add"
+
+    def test_unknown_option_names_the_known(self) -> None:
+        with pytest.raises(InputError, match="unknown option 'width' of model 'fcn': expected one of") as caught:
+            check_options("fcn", {"width": 3})
+        assert all(option in str(caught.value) for option in model_options("fcn"))
+
+    @pytest.mark.parametrize(
+        ("option", "value", "expected"),
+        [
+            ("pooling", "mean", "'average' or 'max'"),
+            ("pooling", None, "'average' or 'max'"),
+            ("global_pooling", "sum", "'add' or 'concat' or None"),
+            ("attention", "se", "'pyramid' or 'squeeze_excitation' or None"),
+            ("low_level_kernel_size", 5, "1 or 3"),
+        ],
+    )
+    def test_values_outside_a_choice(self, option: str, value: Any, expected: str) -> None:
+        with pytest.raises(InputError) as caught:
+            check_options("pan", {option: value})
+        assert str(caught.value) == f"option {option!r} of model 'pan' is {value!r}: expected {expected}"
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"pooling": "max"}, {"global_pooling": None}, {"attention": None}, {"low_level_kernel_size": 1}, {}],
+        ids=str,
+    )
+    def test_values_within_a_choice(self, options: dict[str, Any]) -> None:
+        check_options("pan", options)
