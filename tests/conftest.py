@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 import pytest
 import torch
 
+pytest_plugins = ["tests.small_runs"]
+
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take seven times as long
 
 

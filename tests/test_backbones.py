@@ -127,7 +127,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("output_stride", [12, 4, 64, 0])
     def test_output_strides_that_there_are_not(self, output_stride: int) -> None:
-        with pytest.raises(InputError, match=f"output_stride {output_stride}: expected 8, 16 or 32"):
+        with pytest.raises(
+            InputError, match=f"output_stride {output_stride} of backbone 'resnet18': expected 8, 16 or 32"
+        ):
             Backbone("resnet18", output_stride=output_stride)
 
     def test_pretrained_weights_without_a_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

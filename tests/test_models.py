@@ -128,3 +128,19 @@ class TestOptions:
     )
     def test_values_within_a_choice(self, options: dict[str, Any]) -> None:
         check_options("pan", options)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("pan", {"kernel_sizes": (7, 5)}),
+            ("pan", {"kernel_sizes": (2, 4, 6)}),
+            ("pan", {"kernel_sizes": 3}),
+            ("pspnet", {"bins": ()}),
+            ("fcn", {"dropout": 2}),
+            ("pan", {"decoder_channels": "wide"}),
+        ],
+        ids=str,
+    )
+    def test_values_that_make_no_network(self, name: str, options: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=f"model '{name}' can't be made with {next(iter(options))}="):
+            create_model(name, num_classes=3, backbone="test_resnet", **options)

@@ -84,7 +84,7 @@ class TestSave:
             raise OSError("no space left on device")
 
         monkeypatch.setattr("safetensors.torch.save_file", fail)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(InputError, match="no space"):
             save_model(make_network(), run / "model")
         assert {path.name for path in run.iterdir()} == {"model"}
         assert {path.name: path.read_bytes() for path in (run / "model").iterdir()} == before
@@ -169,7 +169,23 @@ class TestRefusals:
 
     def test_weights_of_another_class_count(self, run: Path) -> None:
         change_configuration(run, num_classes=4)
+        self.assert_refused(run, "config.json", "3 classes and 3 colours: expected 4 of each")
+        change_configuration(run, classes=["a", "b", "c", "d"], palette=[[0, 0, 0]] * 4)
         self.assert_refused(run, "model.safetensors", "size mismatch")
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"palette": [[1, 2]]}, {"num_classes": "3"}, {"options": [1]}, {"backbone": 3}, {"classes": ["a"]}],
+        ids=str,
+    )
+    def test_values_of_another_kind(self, run: Path, change: dict[str, Any]) -> None:
+        change_configuration(run, **change)
+        self.assert_refused(run, "config.json")
+
+    def test_other_files_are_left_alone(self, run: Path) -> None:
+        (run / "model" / "notes.txt").write_text("mine")
+        save_model(make_network(), run / "model")
+        assert (run / "model" / "notes.txt").read_text() == "mine"
 
     @pytest.mark.parametrize("change", [{"model": "fcn", "options": {}}, {"options": {"decoder_channels": 8}}], ids=str)
     def test_weights_of_another_model(self, run: Path, change: dict[str, Any]) -> None:

@@ -43,8 +43,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.output_stride = output_stride
-        self.features, self.size_multiple = _create_features(name, output_stride, pretrained)
-        self._levels = _pyramid_levels(name, self.features, output_stride)
+        self.features, self._levels, self.size_multiple = _create_features(name, output_stride, pretrained)
         all_channels = _feature_info(self.features).channels()
         self.channels: tuple[int, ...] = tuple(all_channels[level] for level in self._levels)
         self.strides: tuple[int, ...] = tuple(min(stride, output_stride) for stride in STRIDES)
@@ -63,7 +62,7 @@ class Backbone(nn.Module):
         """
         height, width = images.shape[-2:]
         pad_height, pad_width = -height % self.size_multiple, -width % self.size_multiple
-        if self.training and images.shape[0] == 1 and max(height, width) <= self.output_stride:
+        if self.training and images.shape[0] == 1 and max(height, width) < 2 * self.output_stride:
             pad_width += self.output_stride  # batch norm can't train on the single value that a 1x1 map would have
         if not pad_height and not pad_width:
             maps = self.features(images)
@@ -79,18 +78,18 @@ class Backbone(nn.Module):
         return x.permute(0, 3, 1, 2) if channels_last else x
 
 
-def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, int]:
-    """Creates the timm model that gives feature maps, and says of which number its image sizes must be multiples
-    (mostly 1)."""
+def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, list[int], int]:
+    """Creates the timm model; says which of its maps are the pyramid, and of which number its image sizes must be
+    multiples (mostly 1)."""
     if output_stride not in (8, 16, 32):
-        raise InputError(f"output_stride {output_stride}: expected 8, 16 or 32")
+        raise InputError(f"output_stride {output_stride} of backbone {name!r}: expected 8, 16 or 32")
     if ":" not in name and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"backbone {name!r} is not a model that timm knows{hint}")
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     features = _architecture(name, options)
-    _pyramid_levels(name, features, output_stride)
+    levels = _pyramid_levels(name, features, output_stride)
     size_multiple = _size_multiple(features)
     if size_multiple is None:
         options["strict_img_size"] = (
@@ -104,7 +103,7 @@ def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[n
         raise InputError(f"backbone {name!r} takes images of one fixed size only, and dense prediction needs any")
     if pretrained or "strict_img_size" in options:
         features = _with_pretrained_weights(name, options) if pretrained else _architecture(name, options)
-    return features, size_multiple
+    return features, levels, size_multiple
 
 
 def _architecture(name: str, options: dict[str, Any]) -> nn.Module:
@@ -116,9 +115,9 @@ def _architecture(name: str, options: dict[str, Any]) -> nn.Module:
                 f"backbone {name!r} can't be dilated to output_stride {options['output_stride']}: "
                 "expected one that can (ResNets, ConvNeXt, EfficientNet, ...), or output_stride 32"
             ) from error
-        raise InputError(f"backbone {name!r} gives no feature maps: {_first_line(error)}") from error
-    except (RuntimeError, AttributeError) as error:
-        raise InputError(f"backbone {name!r} gives no feature maps: {_first_line(error)}") from error
+        raise InputError(f"backbone {name!r} can't be made: {_first_line(error)}") from error
+    except (RuntimeError, AttributeError, OSError) as error:
+        raise InputError(f"backbone {name!r} can't be made: {_first_line(error)}") from error
 
 
 def _with_pretrained_weights(name: str, options: dict[str, Any]) -> nn.Module:

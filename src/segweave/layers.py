@@ -30,11 +30,16 @@ class ConvNormAct(nn.Sequential):
         kernel_size: Odd.
         dilation: Spacing of the kernel's elements.
         activation: Whether a ReLU ends the block.
+
+    Raises:
+        ValueError: The kernel size is even.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, *, dilation: int = 1, activation: bool = True
     ) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel size {kernel_size}: expected an odd one")
         padding = dilation * (kernel_size - 1) // 2
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),

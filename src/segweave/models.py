@@ -53,13 +53,19 @@ def create_model(
     network_class = SEMANTIC_NETWORKS.get(name)
     if network_class is None:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
-    if not 1 <= num_classes <= 255:
-        raise InputError(f"num_classes {num_classes}: expected 1 to 255")
+    if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
+        raise InputError(f"num_classes {num_classes!r}: expected 1 to 255")
     check_options(name, options)
     network_options = dict(options)
     output_stride = network_options.pop("output_stride", network_class.default_output_stride)
     source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
-    network = network_class(backbone=source, num_classes=num_classes, **network_options)
+    try:
+        network = network_class(backbone=source, num_classes=num_classes, **network_options)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        shown = ", ".join(f"{option}={value!r}" for option, value in network_options.items())
+        raise InputError(f"model {name!r} can't be made with {shown}: {error}") from error
     network.recipe = {"model": name, "num_classes": num_classes, "backbone": backbone, "options": options}
     return network.to(memory_format=torch.channels_last)
 

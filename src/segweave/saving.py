@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from segweave.errors import InputError
+from segweave.files import written_whole
 from segweave.models import create_model
 from segweave.networks.semantic import Labelling, SemanticNetwork
 
@@ -20,12 +20,11 @@ CONFIGURATION_FILE = "config.json"
 
 
 def save_model(network: SemanticNetwork, folder: Path) -> None:
-    """Writes the network's weights and what is needed to make it again into `folder`, replacing what `save_model` wrote
-    there before.
+    """Writes two files to `folder`: the network's weights, and what is needed to make it again.
 
     Args:
         network: Made by `segweave.create_model`, with its `labelling` set.
-        folder: Is written whole or not at all.
+        folder: Is made if need be. Each file is replaced whole or not at all; others are left alone.
     """
     assert network.labelling is not None, "a network is saved with the classes that it was trained on"
     labelling = network.labelling
@@ -36,19 +35,13 @@ def save_model(network: SemanticNetwork, folder: Path) -> None:
         "palette": labelling.palette,
         "short_edge": labelling.short_edge,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}-{os.getpid()}")
-    unfinished.mkdir(exist_ok=True)
-    try:
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
-        (unfinished / CONFIGURATION_FILE).write_text(json.dumps(configuration, indent=2) + "\n")
-        # safetensors gives its files to their owner alone
-        (unfinished / WEIGHTS_FILE).chmod((unfinished / CONFIGURATION_FILE).stat().st_mode)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    with written_whole(folder / WEIGHTS_FILE) as unfinished:
+        permissions = unfinished.stat().st_mode
+        safetensors.torch.save_file(state, unfinished)
+        unfinished.chmod(permissions)  # safetensors gives its files to their owner alone
+    with written_whole(folder / CONFIGURATION_FILE) as unfinished:
+        unfinished.write_text(json.dumps(configuration, indent=2) + "\n")
 
 
 def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SemanticNetwork:
@@ -68,23 +61,32 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     if not (folder / CONFIGURATION_FILE).is_file():
         folder = folder / "model"
     configuration = _read_configuration(folder)
-    network = create_model(
-        configuration["model"],
-        num_classes=configuration["num_classes"],
-        backbone=configuration["backbone"],
-        **configuration["options"],
-    )
+    try:
+        labelling = Labelling(
+            classes=tuple(configuration["classes"]),
+            palette=tuple((int(red), int(green), int(blue)) for red, green, blue in configuration["palette"]),
+            short_edge=configuration["short_edge"],
+        )
+        network = create_model(
+            configuration["model"],
+            num_classes=configuration["num_classes"],
+            backbone=configuration["backbone"],
+            **configuration["options"],
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / CONFIGURATION_FILE}: expected what segweave wrote: {error}") from error
+    if not len(labelling.classes) == len(labelling.palette) == network.num_classes:
+        raise InputError(
+            f"{folder / CONFIGURATION_FILE}: {len(labelling.classes)} classes and {len(labelling.palette)} colours: "
+            f"expected {network.num_classes} of each"
+        )
     weights = folder / WEIGHTS_FILE
     try:
         network.load_state_dict(safetensors.torch.load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise InputError(f"{weights}: expected the weights of a {configuration['model']}: {cause}") from error
-    network.labelling = Labelling(
-        classes=tuple(configuration["classes"]),
-        palette=tuple((red, green, blue) for red, green, blue in configuration["palette"]),
-        short_edge=configuration["short_edge"],
-    )
+    network.labelling = labelling
     return network.to(device).eval()
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from segweave import InputError, train
 from segweave.training.callbacks import read_metrics
-from tests.training.conftest import flags
+from tests.small_runs import flags
 
 
 def kill_after_rows(run: Path, arguments: list[str], rows: int) -> None:

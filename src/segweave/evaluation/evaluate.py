@@ -60,6 +60,7 @@ def evaluate(
         raise InputError(f"{out}: exists already: expected --overwrite to replace it, or another --out")
     network = load(run)
     assert network.labelling is not None
+    inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
     dataset = open_dataset(data, root, split)
     if tuple(dataset.classes) != network.labelling.classes:
         raise InputError(
@@ -67,7 +68,6 @@ def evaluate(
             f"expected the {network.num_classes} "
             f"that {run} was trained on: {', '.join(network.labelling.classes)}"
         )
-    inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
     result = evaluate_network(network, dataset, inference=inference, device=device, devices=devices, workers=workers)
     if is_first_process():
         _print_result(Console(), result)

@@ -190,7 +190,7 @@ class FeaturePyramidAttention(nn.Module):
         """Pools by 2, rounding up, so that a map of one pixel stays one."""
         if self.max_pooling:
             return F.max_pool2d(x, 2, ceil_mode=True)
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 class SqueezeExcitation(nn.Module):
@@ -204,12 +204,13 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, reduction: int = 16) -> None:
         super().__init__()
+        narrow_channels = max(out_channels // reduction, 1)
         self.reduce = ConvNormAct(in_channels, out_channels)
         self.attention = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, out_channels // reduction, kernel_size=1),
+            nn.Conv2d(in_channels, narrow_channels, kernel_size=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels // reduction, out_channels, kernel_size=1),
+            nn.Conv2d(narrow_channels, out_channels, kernel_size=1),
             nn.Sigmoid(),
         )
 

@@ -1,0 +1,109 @@
+"""Settings: types, values, what is chosen, and the recipes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segweave import InputError, create_model
+from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
+from segweave.training.segmentation import poly_schedule
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_is_read_and_its_network_can_be_made(recipe: Path) -> None:
+    settings = read_settings(recipe)
+    configuration = configure({**settings, "data": "shapes"})
+    for name, value in settings.items():
+        written = getattr(configuration, name)
+        assert (list(written) if isinstance(written, tuple) else written) == value
+    create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+
+
+def test_pan_recipes_are_the_paper_s() -> None:
+    for name, crop_size in (("voc2012", (512, 512)), ("cityscapes", (768, 768))):
+        recipe = next(path for path in RECIPES if path.parent.name == "pan" and path.stem == name)
+        configuration = configure({**read_settings(recipe), "data": "shapes"})
+        assert configuration.crop_size == crop_size
+        assert configuration.backbone == "resnet101s"
+        assert configuration.options == {"output_stride": 16}
+        assert (configuration.learning_rate, configuration.power, configuration.momentum) == (4e-3, 0.9, 0.9)
+        assert (configuration.weight_decay, configuration.batch_size) == (1e-4, 16)
+        assert (configuration.scale_range, configuration.flip_probability) == ((0.5, 2.0), 0.5)
+
+
+def test_settings_survive_yaml(tmp_path: Path) -> None:
+    configuration = configure(
+        {"data": "shapes", "crop_size": (64, 96), "options": {"kernel_sizes": [3, 3, 3]}, "ema": 0.9}
+    )
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml())
+    assert configure(read_settings(tmp_path / "config.yaml")) == configuration
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "data is missing"),
+        ({"data": "shapes", "epoch": 3}, "unknown setting 'epoch': expected one of data, root"),
+        ({"data": "shapes", "epochs": 0}, "epochs 0: expected 1 or more"),
+        ({"data": "shapes", "epochs": "many"}, "epochs many: expected int"),
+        ({"data": "shapes", "crop_size": [64]}, r"crop_size \[64\]: expected tuple with 2 elements"),
+        ({"data": "shapes", "crop_size": [64, 16]}, r"crop_size \[64, 16\]: expected a height and a width from 32 up"),
+        ({"data": "shapes", "optimizer": "lion"}, "optimizer lion: expected one of 'sgd', 'adamw'"),
+        ({"data": "shapes", "model": "unet"}, "unknown model 'unet': expected one of fcn"),
+        (
+            {"data": "shapes", "options": {"width": 3}},
+            "unknown option 'width' of model 'pan': expected one of output_stride",
+        ),
+        ({"data": "shapes", "learning_rate": 0}, "learning_rate 0.0: expected a number above 0"),
+        ({"data": "shapes", "learning_rate": float("nan")}, "learning_rate nan: expected a number above 0"),
+        ({"data": "shapes", "ema": 1.5}, "ema 1.5: expected a number from 0 to 1"),
+        ({"data": "shapes", "scale_range": [2.0, 0.5]}, r"scale_range \[2.0, 0.5\]: expected two factors"),
+        ({"data": "shapes", "batch_size": 5, "devices": 2}, "batch_size 5: expected a multiple of devices"),
+    ],
+)
+def test_unusable_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configure(settings)
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    for text, message in (("a: [", "expected YAML"), ("- a", "expected a mapping")):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(InputError, match=rf"x\.yaml: {message}"):
+            read_settings(tmp_path / "x.yaml")
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        read_settings(tmp_path / "none.yaml")
+
+
+def test_what_is_left_open_is_chosen() -> None:
+    chosen = resolve(RunConfiguration(data="shapes", device="cpu"), images=400, image_size=(480, 960))
+    assert None not in (chosen.backbone, chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.precision)
+    assert chosen.short_edge == 240
+    assert chosen.crop_size == (240, 320)
+    assert chosen.epochs == 40  # 2,000 steps of 8 images
+    assert chosen.validate_every == 2
+
+
+def test_what_is_given_is_kept() -> None:
+    given = RunConfiguration(data="shapes", device="cpu", epochs=3, crop_size=(64, 64), short_edge=0, learning_rate=1.0)
+    chosen = resolve(given, images=10, image_size=(480, 960))
+    assert (chosen.epochs, chosen.crop_size, chosen.short_edge, chosen.learning_rate) == (3, (64, 64), 0, 1.0)
+
+
+def test_small_images_are_not_enlarged() -> None:
+    chosen = resolve(RunConfiguration(data="shapes", device="cpu"), images=10, image_size=(128, 160))
+    assert (chosen.short_edge, chosen.crop_size) == (0, (128, 160))
+
+
+def test_poly_schedule() -> None:
+    factor = poly_schedule(100, 0.9)
+    for step in (0, 1, 50, 99):
+        assert factor(step) == pytest.approx((1 - step / 100) ** 0.9, abs=1e-12)
+    assert factor(100) == 0
+    warm = poly_schedule(100, 0.9, warmup_steps=4)
+    assert warm(0) == pytest.approx(0.25)
+    assert warm(1) == pytest.approx(0.5 * 0.99**0.9)
+    assert warm(50) == factor(50)

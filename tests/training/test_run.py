@@ -1,0 +1,146 @@
+"""A whole run: what it writes, that it can be repeated, and what stops it."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import segweave
+from segweave import InputError, TrainingError, train
+from segweave.networks.pan import PAN
+from segweave.training.callbacks import WholeCheckpoints, read_metrics
+from segweave.training.run import RUN_FILES
+from tests.small_runs import flags
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, folder: Path, settings: dict[str, Any]) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(folder, out=out, **settings)
+    return out
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_folder_holds_what_is_promised(run: Path, settings: dict[str, Any]) -> None:
+    assert sorted(path.name for path in run.iterdir()) == sorted(RUN_FILES)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert any((run / "tensorboard").glob("events.*"))
+    rows = read_metrics(run / "metrics.csv")
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]  # nine images in batches of four
+    assert all(0 <= float(row["val/mean_iou"]) <= 1 for row in rows)
+    network = segweave.load(run)
+    assert network.labelling is not None
+    assert network.labelling.classes == ("red", "green", "blue")
+    report = (run / "report.html").read_text()
+    assert "green" in report
+    assert "http" not in report.split("<body")[1].replace("http://www.w3.org", "")
+
+
+def test_config_yaml_repeats_the_run(tmp_path: Path, run: Path) -> None:
+    train(out=tmp_path / "again", config=run / "config.yaml")
+    assert weights(tmp_path / "again") == weights(run)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, run: Path) -> None:
+    train(out=tmp_path / "again", config=run / "config.yaml", workers=2)
+    assert weights(tmp_path / "again") == weights(run)
+
+
+def test_the_seed_changes_the_run(tmp_path: Path, run: Path) -> None:
+    train(out=tmp_path / "other", config=run / "config.yaml", seed=1)
+    assert weights(tmp_path / "other") != weights(run)
+
+
+def test_the_last_epoch_is_validated(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    train(folder, out=tmp_path / "run", **{**settings, "epochs": 5, "validate_every": 2})
+    assert [int(row["epoch"]) for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [2, 4, 5]
+
+
+def test_early_stopping(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    # with no learning to speak of, nothing gets better after the first validation
+    hopeless = {**settings, "epochs": 9, "learning_rate": 1e-12, "early_stopping": 2, "backbone": "test_convnext"}
+    train(folder, out=tmp_path / "run", **hopeless)
+    assert len(read_metrics(tmp_path / "run" / "metrics.csv")) < 9
+
+
+def test_the_moving_average_is_what_is_saved(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    train(folder, out=tmp_path / "run", **{**settings, "epochs": 1, "ema": 0.9})
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = segweave.load(tmp_path / "run").state_dict()
+    name = "head.weight"
+    assert torch.equal(saved[name], checkpoint["state_dict"][f"network.{name}"])
+    assert not torch.equal(saved[name], checkpoint["current_model_state"][f"network.{name}"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["-m"], ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]], ids=["own", "torchrun"]
+)
+def test_two_processes(tmp_path: Path, folder: Path, settings: dict[str, Any], launcher: list[str]) -> None:
+    out = tmp_path / "run"
+    words = ["--data", str(folder), "--out", str(out), "--devices", "2", *flags({**settings, "epochs": 2})]
+    subprocess.run(
+        [sys.executable, *launcher, "segweave", "train", *words], check=True, capture_output=True, timeout=300
+    )
+    assert [int(row["step"]) for row in read_metrics(out / "metrics.csv")] == [2, 4]
+    assert (out / "report.html").exists()
+    again = segweave.evaluate(out, data=folder, workers=0)
+    assert again.mean_iou == pytest.approx(
+        max(float(row["val/mean_iou"]) for row in read_metrics(out / "metrics.csv")), abs=1e-6
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def losses(self: PAN, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        nonlocal steps
+        steps += 1
+        return {"segmentation": self(images).mean() / (0 if steps == 6 else 1)}
+
+    monkeypatch.setattr(PAN, "losses", losses)
+    with pytest.raises(TrainingError) as caught:
+        train(folder, out=tmp_path / "run", **settings)
+    message = str(caught.value)
+    assert "not finite at step 5" in message
+    assert "train/images/" in message
+    assert "checkpoints/last.ckpt" in message
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"step": 1}, target)
+
+    def fill(checkpoint: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(InputError, match=r"last\.ckpt: can't be written: No space left on device"):
+        WholeCheckpoints().save_checkpoint({"step": 2}, target)
+    assert WholeCheckpoints().load_checkpoint(target) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_checkpoint_with_foreign_objects_is_refused(tmp_path: Path) -> None:
+    torch.save({"state": Path("x")}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint"):
+        WholeCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_sync_batch_norm_needs_a_gpu(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="sync_batch_norm"):
+        train(folder, out=tmp_path / "run", **{**settings, "sync_batch_norm": True})
+    assert not (tmp_path / "run").exists()
