@@ -30,13 +30,11 @@ def main() -> None:
     print("| --- |" + " ---: |" * (len(arguments.seeds) + 2))
     for model, reached in scores.items():
         spread = statistics.stdev(reached) if len(reached) > 1 else 0.0
-        print(
-            f"| {model} | {' | '.join(f'{score:.1f}' for score in reached)} | {statistics.mean(reached):.1f} | {spread:.1f} |"
-        )
+        cells = [f"{score:.1f}" for score in (*reached, statistics.mean(reached), spread)]
+        print(f"| {model} | {' | '.join(cells)} |")
     gains = [pan - fcn for fcn, pan in zip(scores["fcn"], scores["pan"], strict=True)]
-    print(
-        f"PAN is {statistics.mean(gains):.1f} points of mIoU above FCN (each seed: {', '.join(f'{gain:.1f}' for gain in gains)})"
-    )
+    each = ", ".join(f"{gain:.1f}" for gain in gains)
+    print(f"PAN is {statistics.mean(gains):.1f} points of mIoU above FCN (each seed: {each})")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation_throughput.py --data DIR [--split val --backbone resnet18 --rounds 3]
 
-The plain loop reads each file with Pillow, runs the network, and adds up a confusion matrix with numpy: what one would write in ten lines.
+The plain loop reads each file with Pillow, runs the network, and adds up a confusion matrix with numpy: what one would
+write in ten lines.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python benchmarks/pan_against_smp.py [--backbone resnet50 --size 512 --batch 2 --rounds 7]
 
-The networks take turns, so that a machine that slows down slows them all; the ratio is the median of the rounds' ratios.
+The networks take turns, so that a machine that slows down slows them all; the ratio is the median of the rounds'
+ratios.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """A run that was killed and resumed ends as a run that was never stopped, to the bit."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,9 +17,16 @@ from segweave.training.callbacks import read_metrics
 from tests.small_runs import flags
 
 
-def kill_after_rows(run: Path, arguments: list[str], rows: int) -> None:
-    """Starts a run as a process of its own and kills it, without warning, once metrics.csv has so many rows."""
-    process = subprocess.Popen([sys.executable, "-m", "segweave", "train", *arguments], stdout=subprocess.DEVNULL)
+def stop_after_rows(run: Path, arguments: list[str], rows: int, how: signal.Signals) -> tuple[int, str]:
+    """Starts a run as a process of its own and stops it once metrics.csv has so many rows.
+
+    Returns:
+        Its exit status and what it printed on standard error.
+    """
+    command = [sys.executable, "-m", "segweave", "train", *arguments]
+    # as many threads as here: sums in another order differ in their last bit
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         deadline = time.monotonic() + 300
         while len(read_metrics(run / "metrics.csv")) < rows:
@@ -26,8 +34,9 @@ def kill_after_rows(run: Path, arguments: list[str], rows: int) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        _, printed = process.communicate(timeout=60)
+    return process.returncode, printed
 
 
 def checkpoint(run: Path) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, An
     chosen = {**settings, **variation}
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     train(folder, out=unbroken, **chosen)
-    kill_after_rows(broken, ["--data", str(folder), "--out", str(broken), *flags(chosen)], rows=2)
+    stop_after_rows(broken, ["--data", str(folder), "--out", str(broken), *flags(chosen)], 2, signal.SIGKILL)
     assert len(read_metrics(broken / "metrics.csv")) < chosen["epochs"]
 
     train(folder, out=broken, resume=True)
@@ -81,6 +90,16 @@ def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, An
         for run in (unbroken, broken)
     ]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+def test_interrupted(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    words = ["--data", str(folder), "--out", str(run), *flags({**settings, "epochs": 50})]
+    status, printed = stop_after_rows(run, words, 1, signal.SIGINT)
+    assert status == 130
+    assert printed.strip().splitlines()[-1] == "segweave: interrupted; a training run continues with --resume"
+    assert "Traceback" not in printed
 
 
 def test_killed_before_its_first_checkpoint_starts_over(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:

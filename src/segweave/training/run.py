@@ -95,7 +95,10 @@ def train(
             _start_folder(run, chosen)
         _print_start(console, configuration, chosen, train_split, val_split, network)
     last = run / "checkpoints" / "last.ckpt"
-    trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
+    try:
+        trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
     return _finish(run, chosen, val_split, console)
 
 
