@@ -25,7 +25,7 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, tmp_path / "data")
     camvid_classes = ", ".join(f"c{k}" for k in range(11))
-    for kind in ("value", "truncated", "size", "empty", "unpaired"):
+    for kind in ("value", "truncated", "size", "empty", "unpaired", "void"):
         shutil.copytree(folder, tmp_path / kind)
     (tmp_path / "value" / "dataset.yaml").write_text(f"classes: [{camvid_classes}]\n")
     mask = np.zeros((48, 64), np.uint8)
@@ -45,6 +45,11 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     network.labelling = Labelling(("cat", "dog"), ((255, 0, 0), (0, 255, 0)))
     save_model(network, tmp_path / "two" / "model")
     shutil.copytree(tmp_path / "two", tmp_path / "mixed")
+    network = create_model("pan", num_classes=3, backbone="test_resnet", decoder_channels=16)
+    network.labelling = Labelling(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    save_model(network, tmp_path / "three" / "model")
+    for file in (tmp_path / "void" / "val" / "masks").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(file)
     config = tmp_path / "mixed" / "model" / "config.json"
     config.write_text(config.read_text().replace('"pan"', '"fcn"').replace('"decoder_channels": 16', ""))
     (tmp_path / "run").mkdir()
@@ -82,6 +87,13 @@ BAD = {
     "no out": ("train --data data", "out"),
     "no scale": ("evaluate two --data data --scales 0", r"scales \[0.0\]: expected"),
     "no such device": ("predict two data/val/images --out new --device tpu", "device 'tpu': expected auto"),
+    "truncated image, read by workers": ("evaluate three --data truncated --workers 2", r"2\.jpg.*truncated"),
+    "truncated image among others": ("predict three truncated/val/images --out new", r"2\.jpg.*truncated"),
+    "nothing labelled": ("train --data void --out new", "void/val: no labelled pixel"),
+    "wrong kind of option": ("train --data data --out new --options.global_context banana", "global_context banana"),
+    "no process": ("evaluate two --data data --devices 0", "devices 0: expected 1 or more"),
+    "an enormous seed": ("train --data data --out new --seed 99999999999999999999", "seed 9+: expected"),
+    "data of nothing": ("data", "expected data check DIR"),
     "an existing sheet": ("data check data --contact-sheet mine/thesis.txt", r"thesis\.txt: exists"),
 }
 
@@ -94,7 +106,7 @@ def contents(place: Path) -> dict[str, bytes]:
 def test_bad_input(case: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, message = BAD[case]
     before = contents(place)
-    extra = ["--workers", "0"] if command.startswith(("train", "evaluate")) else []
+    extra = ["--workers", "0"] if command.startswith(("train", "evaluate")) and "--workers" not in command else []
     status = main([*shlex.split(command), *extra])
     complaint = capsys.readouterr().err.strip().splitlines()
     assert status == 2
@@ -164,3 +176,25 @@ def test_models_and_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["datasets"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("shapes", "camvid", "DIR"))
+
+
+def test_kernel_sizes_from_the_command_line(place: Path, settings: dict[str, Any]) -> None:
+    words = ["train", "--data", "data", "--out", "new", *flags({**settings, "epochs": 1})]
+    assert main([*words, "--options.kernel_sizes", "3", "3", "3"]) == 0
+    assert "kernel_sizes" in (place / "new" / "config.yaml").read_text()
+
+
+def test_the_segnet_tree_is_checked_as_what_it_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        shutil.move(f"data/{split}/masks", f"segnet/{split}annot")
+        shutil.move(f"data/{split}/images", f"segnet/{split}")
+    assert main(["data", "check", "segnet"]) == 0
+    assert "bicyclist" in capsys.readouterr().out
+
+
+def test_evaluation_takes_the_run_s_classes_where_the_data_names_none(place: Path) -> None:
+    (place / "data" / "dataset.yaml").unlink()
+    for mask in (place / "data" / "val" / "masks").iterdir():  # without the last class
+        Image.fromarray(np.array(Image.open(mask)).clip(0, 1)).save(mask)
+    shutil.rmtree(place / "data" / "train")
+    assert main(["evaluate", "three", "--data", "data", "--workers", "0"]) == 0

@@ -109,17 +109,17 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("option", "value", "expected"),
         [
-            ("pooling", "mean", "'average' or 'max'"),
-            ("pooling", None, "'average' or 'max'"),
-            ("global_pooling", "sum", "'add' or 'concat' or None"),
-            ("attention", "se", "'pyramid' or 'squeeze_excitation' or None"),
-            ("low_level_kernel_size", 5, "1 or 3"),
+            ("pooling", "mean", "'average', 'max'"),
+            ("pooling", None, "'average', 'max'"),
+            ("global_pooling", "sum", "'add', 'concat'"),
+            ("attention", "se", "'pyramid', 'squeeze_excitation'"),
+            ("low_level_kernel_size", 5, "1, 3"),
         ],
     )
     def test_values_outside_a_choice(self, option: str, value: Any, expected: str) -> None:
         with pytest.raises(InputError) as caught:
             check_options("pan", {option: value})
-        assert str(caught.value) == f"option {option!r} of model 'pan' is {value!r}: expected {expected}"
+        assert str(caught.value) == f"option of model 'pan': {option} {value}: expected one of {expected}"
 
     @pytest.mark.parametrize(
         "options",
@@ -132,15 +132,21 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("name", "options"),
         [
-            ("pan", {"kernel_sizes": (7, 5)}),
             ("pan", {"kernel_sizes": (2, 4, 6)}),
-            ("pan", {"kernel_sizes": 3}),
             ("pspnet", {"bins": ()}),
             ("fcn", {"dropout": 2}),
-            ("pan", {"decoder_channels": "wide"}),
         ],
         ids=str,
     )
     def test_values_that_make_no_network(self, name: str, options: dict[str, Any]) -> None:
         with pytest.raises(InputError, match=f"model '{name}' can't be made with {next(iter(options))}="):
             create_model(name, num_classes=3, backbone="test_resnet", **options)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"kernel_sizes": (7, 5)}, {"kernel_sizes": 3}, {"decoder_channels": "wide"}, {"global_context": "no"}],
+        ids=str,
+    )
+    def test_values_of_another_kind(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=rf"option of model 'pan': {next(iter(options))} .*: expected"):
+            create_model("pan", num_classes=3, backbone="test_resnet", **options)

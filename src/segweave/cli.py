@@ -5,21 +5,11 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from segweave.errors import InputError, TrainingError
-
-COMMANDS = {
-    "demo": "train FCN and PAN on the embedded data set and compare them: minutes on two cores",
-    "train": "train a network on a folder of images and masks",
-    "evaluate": "evaluate a trained network on a split",
-    "predict": "segment images, folders of images or patterns",
-    "models": "list the networks and their options",
-    "datasets": "list the data sets that have a name",
-    "data": "check a folder of images and masks: segweave data check DIR",
-}
+from segweave.errors import InputError, TrainingError, plain_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segweave: {error}", file=sys.stderr)
         return 2
     except ArgumentError as error:
-        from segweave.training.configuration import plain_message
-
         print(f"segweave: {plain_message(error)}", file=sys.stderr)
         return 2
     except TrainingError as error:
@@ -49,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segweave: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("segweave: interrupted; a training run continues with --resume", file=sys.stderr)
+        hint = "; the run continues with --resume" if words[:1] == ["train"] else ""
+        print(f"segweave: interrupted{hint}", file=sys.stderr)
         return 130
 
 
@@ -60,36 +49,28 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(version("segweave"))
         return 0
-    command, rest = words[0], words[1:]
-    if command not in COMMANDS:
-        raise InputError(f"unknown command {command!r}: expected one of {', '.join(COMMANDS)}")
-    if command == "data":
-        if rest[:1] in (["-h"], ["--help"], []):
-            print("usage: segweave data check DIR [--contact-sheet FILE.png]")
-            return 0
-        if rest[0] != "check":
-            raise InputError(f"unknown command 'data {rest[0]}': expected data check")
-        rest = rest[1:]
-    runner: Callable[[list[str]], int] = globals()[f"_{command}"]
-    return runner(rest)
+    command = COMMANDS.get(words[0])
+    if command is None:
+        raise InputError(f"unknown command {words[0]!r}: expected one of {', '.join(COMMANDS)}")
+    command.run(words[1:])
+    return 0
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {description}" for name, description in COMMANDS.items()]
+    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: segweave COMMAND ...", "", *lines, "", "segweave COMMAND --help tells a command's arguments."]
     )
 
 
-def _demo(words: list[str]) -> int:
+def _demo(words: list[str]) -> None:
     from segweave.demonstration import demo
 
     demo(**_parse("demo", words, demo))
-    return 0
 
 
-def _train(words: list[str]) -> int:
+def _train(words: list[str]) -> None:
     from segweave.training.configuration import RunConfiguration
     from segweave.training.run import train
 
@@ -102,26 +83,23 @@ def _train(words: list[str]) -> int:
     if "out" not in given:
         raise InputError("--out is missing: expected the folder to write the run to")
     train(**given)
-    return 0
 
 
-def _evaluate(words: list[str]) -> int:
+def _evaluate(words: list[str]) -> None:
     from segweave.evaluation.evaluate import evaluate
 
     evaluate(**_parse("evaluate", words, evaluate, {"run": None}))
-    return 0
 
 
-def _predict(words: list[str]) -> int:
+def _predict(words: list[str]) -> None:
     from segweave.prediction import predict
 
     arguments = _parse("predict", words, predict, {"run": None, "images": "+"})
     paths = predict(**arguments)
     print(f"{len(paths)} mask{'s' * (len(paths) != 1)} written to {arguments['out']}")
-    return 0
 
 
-def _models(words: list[str]) -> int:
+def _models(words: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -134,10 +112,9 @@ def _models(words: list[str]) -> int:
         options = ", ".join(f"{option}={value!r}" for option, value in model_options(name).items())
         table.add_row(name, summary, options)
     Console().print(table)
-    return 0
 
 
-def _datasets(words: list[str]) -> int:
+def _datasets(words: list[str]) -> None:
     _parser("datasets").parse_args(words)
     print("shapes   drawn by code; needs no files")
     print("camvid   ROOT/SPLIT/images and masks, or the SegNet tutorial's folders; --root ROOT")
@@ -145,22 +122,26 @@ def _datasets(words: list[str]) -> int:
         "DIR      your own: DIR/SPLIT/images, DIR/SPLIT/masks, and if you like dataset.yaml "
         "(classes, palette, ignore_index)"
     )
-    return 0
 
 
-def _data(words: list[str]) -> int:
+def _data(words: list[str]) -> None:
     from rich.console import Console
 
     from segweave.data.checks import check, print_check
 
-    arguments = _parse("data check", words, check, {"root": None}, skip={"dataset_class"})
+    if words[:1] != ["check"]:
+        raise InputError(f"unknown command {' '.join(['data', *words[:1]])!r}: expected data check DIR")
+    arguments = _parse("data check", words[1:], check, {"root": None}, skip={"dataset_class"})
     result = check(**arguments)
     print_check(result, Console())
-    return 0 if result.ok else 2
+    if not result.ok:
+        raise InputError(f"{arguments['root']}: {len(result.problems)} problems: expected none before training")
 
 
 def _parser(command: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"segweave {command}", description=COMMANDS.get(command), exit_on_error=False)
+    return ArgumentParser(
+        prog=f"segweave {command}", description=COMMANDS[command.split()[0]].summary, exit_on_error=False
+    )
 
 
 def _parse(
@@ -203,6 +184,7 @@ def _joined(words: Sequence[str], types: Mapping[str, Any]) -> list[str]:
         name, equals, value = word.partition("=")
         name = "--" + name[2:].replace("-", "_")
         kind = types.get(name[2:].split(".")[0])
+        several, option = _is(kind, tuple, Sequence), name.startswith("--options.")
         following: list[str] = []
         while not equals and index + len(following) < len(words) and not words[index + len(following)].startswith("--"):
             following.append(words[index + len(following)])
@@ -214,7 +196,7 @@ def _joined(words: Sequence[str], types: Mapping[str, Any]) -> list[str]:
                 joined.append(f"{name}={following[0]}")
             else:
                 joined.append(f"{name}=true")
-        elif _is(kind, tuple, Sequence) and following and not following[0].startswith("["):
+        elif following and not following[0].startswith("[") and (several or (len(following) > 1 and option)):
             index += len(following)
             joined.append(f"{name}=[{','.join(following)}]")
         else:
@@ -226,3 +208,26 @@ def _is(annotation: Any, *kinds: Any) -> bool:
     """Whether an annotation, or one part of a union, is one of `kinds`."""
     parts = [annotation, *typing.get_args(annotation)]
     return any(part in kinds or typing.get_origin(part) in kinds for part in parts)
+
+
+class Command(NamedTuple):
+    """A command of the program.
+
+    Attributes:
+        run: Is given the words that follow the command's name.
+        summary: What it does.
+    """
+
+    run: Callable[[list[str]], None]
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command(_demo, "train FCN and PAN on the embedded data set and compare them: minutes on two cores"),
+    "train": Command(_train, "train a network on a folder of images and masks"),
+    "evaluate": Command(_evaluate, "evaluate a trained network on a split"),
+    "predict": Command(_predict, "segment images, folders of images or patterns"),
+    "models": Command(_models, "list the networks and their options"),
+    "datasets": Command(_datasets, "list the data sets that have a name"),
+    "data": Command(_data, "check a folder of images and masks: segweave data check DIR"),
+}

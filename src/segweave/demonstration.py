@@ -10,6 +10,7 @@ from rich.table import Table
 
 from segweave.data.shapes import ShapesDataset
 from segweave.errors import InputError
+from segweave.files import written_whole
 from segweave.prediction import segment
 from segweave.saving import load
 from segweave.training.run import train
@@ -53,7 +54,8 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", seed: int = 0, overwrite:
         results[model] = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
     picture = folder / "prediction.png"
     prediction = segment(load(folder / "pan"), ShapesDataset("val")[0].image)
-    prediction.overlay().save(picture)
+    with written_whole(picture) as unfinished:
+        prediction.overlay().save(unfinished, format="PNG")
 
     console.rule("what context is worth")
     table = Table("class", *(f"{model.upper()} IoU" for model in results), box=None)

@@ -1,14 +1,14 @@
 """Networks by name: which there are, and how one is made."""
 
 import inspect
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 
 from segweave.backbones import Backbone
-from segweave.errors import InputError
+from segweave.errors import InputError, plain_message
 from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.pan import PAN
@@ -55,8 +55,7 @@ def create_model(
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes {num_classes!r}: expected 1 to 255")
-    check_options(name, options)
-    network_options = dict(options)
+    network_options = check_options(name, options)
     output_stride = network_options.pop("output_stride", network_class.default_output_stride)
     source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
     try:
@@ -78,29 +77,25 @@ def model_options(name: str) -> dict[str, Any]:
     return {"output_stride": network_class.default_output_stride, **own}
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses options that the model doesn't have, and values outside those that a choice offers.
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuses options that the model doesn't have, and values that aren't of the kind its constructor names.
+
+    Returns:
+        The options, their values of just that kind.
 
     Raises:
         InputError: Names the option, and what is known instead.
     """
     known = model_options(name)
-    choices = typing.get_type_hints(SEMANTIC_NETWORKS[name].__init__)
-    for option, value in options.items():
+    for option in options:
         if option not in known:
             raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
-        allowed = _choices_of(choices.get(option))
-        if allowed and value not in allowed:
-            raise InputError(
-                f"option {option!r} of model {name!r} is {value!r}: expected {' or '.join(map(repr, allowed))}"
-            )
-
-
-def _choices_of(annotation: Any) -> list[Any]:
-    """The values that a `Literal[...]` or a `Literal[...] | None` allows; none if the annotation is something else."""
-    if typing.get_origin(annotation) is Literal:
-        return list(typing.get_args(annotation))
-    parts = typing.get_args(annotation)
-    if any(typing.get_origin(part) is Literal for part in parts):
-        return [value for part in parts for value in (_choices_of(part) or [None])]
-    return []
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SEMANTIC_NETWORKS[name], skip={"backbone", "num_classes"})
+    parser.add_argument("--output_stride", type=int)
+    values = {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
+    try:
+        parsed = parser.parse_object(values)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(f"option of model {name!r}: {plain_message(error)}") from error
+    return {option: parsed[option] for option in options}

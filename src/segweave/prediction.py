@@ -4,6 +4,7 @@ folders."""
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,9 @@ def predict(
         written += map(_overlay_path, targets)
     if probabilities:
         written += map(_probabilities_path, targets)
+    with ThreadPoolExecutor() as pool:  # a file that can't be read is found before any is written
+        for _ in pool.map(_require_readable, targets.values()):
+            pass
     _require_free(written, {file.resolve() for file in targets.values()}, overwrite)
     for target, source in targets.items():
         prediction = segment(network, source, scales=scales, flip=flip, window=window, probabilities=probabilities)
@@ -149,6 +153,10 @@ def predict(
             with written_whole(_probabilities_path(target)) as unfinished, unfinished.open("wb") as file:
                 np.save(file, prediction.probabilities.astype(np.float16))
     return list(targets)
+
+
+def _require_readable(file: Path) -> None:
+    read_image(file)
 
 
 def _overlay_path(mask: Path) -> Path:

@@ -34,6 +34,8 @@ def save_model(network: SemanticNetwork, folder: Path) -> None:
         "classes": labelling.classes,
         "palette": labelling.palette,
         "short_edge": labelling.short_edge,
+        "mean": network.backbone.mean,
+        "std": network.backbone.std,
     }
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with written_whole(folder / WEIGHTS_FILE) as unfinished:
@@ -87,6 +89,7 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
         cause = " ".join(str(error).split())[:200]
         raise InputError(f"{weights}: expected the weights of a {configuration['model']}: {cause}") from error
     network.labelling = labelling
+    network.backbone.mean, network.backbone.std = tuple(configuration["mean"]), tuple(configuration["std"])
     return network.to(device).eval()
 
 
@@ -100,7 +103,7 @@ def _read_configuration(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected JSON: {error}") from error
-    expected = {"model", "num_classes", "backbone", "options", "classes", "palette", "short_edge"}
+    expected = {"model", "num_classes", "backbone", "options", "classes", "palette", "short_edge", "mean", "std"}
     if not isinstance(configuration, dict) or not expected <= configuration.keys():
         raise InputError(f"{path}: expected the keys {', '.join(sorted(expected))}")
     return configuration

@@ -204,8 +204,8 @@ def test_a_failed_write_keeps_the_older_page(path, monkeypatch):
     def no_space(source, target):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("segweave.reports.page.os.replace", no_space)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("os.replace", no_space)
+    with pytest.raises(InputError, match="no space"):
         report(path)
     assert path.read_text() == "old"
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]

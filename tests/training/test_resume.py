@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch.utils._pytree import tree_flatten
 
+import segweave.training.run as run_module
 from segweave import InputError, train
+from segweave.evaluation.evaluator import SegmentationResult
 from segweave.training.callbacks import read_metrics
+from segweave.training.segmentation import SegmentationTraining
 from tests.small_runs import flags
 
 
@@ -82,6 +87,8 @@ def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, An
     for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         if part in expected:
             assert_same(resumed[part], expected[part])
+    best = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] for run in (unbroken, broken)]
+    assert best[0] == best[1]
     assert (unbroken / "model" / "model.safetensors").read_bytes() == (
         broken / "model" / "model.safetensors"
     ).read_bytes()
@@ -124,3 +131,92 @@ def test_resume_refuses_another_model_or_nothing(tmp_path: Path, folder: Path, s
     (run / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint"):
         train(folder, out=run, resume=True)
+
+
+class StopAfter(Callback):
+    """Ends a run with an error after so many validations, once its checkpoint is written."""
+
+    def __init__(self, validations: int) -> None:
+        self.validations = validations
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == self.validations:
+            raise RuntimeError("stopped")
+
+
+def train_until(validations: int | None, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> None:
+    """A run that ends with an error after so many validations, or is left to end by itself."""
+    with monkeypatch.context() as patch:
+        if validations is None:
+            train(**arguments)
+            return
+        create = run_module.create_trainer
+
+        def create_and_stop(*positional: Any, callbacks: list[Callback], **options: Any) -> Trainer:
+            return create(*positional, callbacks=[*callbacks, StopAfter(validations)], **options)
+
+        patch.setattr(run_module, "create_trainer", create_and_stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(**arguments)
+
+
+def score_by_epoch(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations score what a list says, by their epoch."""
+
+    def mean_iou(self: SegmentationResult) -> float:
+        return scores[int(self.image_scores["epoch"])]
+
+    def gather(self: SegmentationTraining) -> None:
+        original(self)
+        assert self.result is not None
+        self.result.image_scores["epoch"] = self.current_epoch
+        self.log("val/mean_iou", self.result.mean_iou)
+
+    original = SegmentationTraining.on_validation_epoch_end
+    monkeypatch.setattr(SegmentationTraining, "on_validation_epoch_end", gather)
+    plain = SegmentationResult.mean_iou
+    monkeypatch.setattr(
+        SegmentationResult,
+        "mean_iou",
+        property(lambda self: mean_iou(self) if "epoch" in self.image_scores else plain.fget(self)),
+    )
+
+
+def test_best_checkpoint_and_patience_survive_a_resume(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    score_by_epoch([0.2, 0.5, 0.3, 0.4, 0.45, 0.9], monkeypatch)
+    monkeypatch.setattr("segweave.training.run.report_run", lambda *arguments: None)
+    chosen = {**settings, "epochs": 6, "early_stopping": 3}
+    train_until(3, monkeypatch, data=folder, out=run, **chosen)
+    train_until(None, monkeypatch, data=folder, out=run, resume=True)
+
+    assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # three no better than 0.5
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 1
+    train_until(None, monkeypatch, data=folder, out=run, resume=True)  # has stopped, and stays so
+    assert len(read_metrics(run / "metrics.csv")) == 5
+
+
+def test_early_stopping_with_epochs_between_validations(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    score_by_epoch([0.0, 0.5, 0.0, 0.4, 0.0, 0.3, 0.0, 0.9], monkeypatch)
+    monkeypatch.setattr("segweave.training.run.report_run", lambda *arguments: None)
+    train(folder, out=run, **{**settings, "epochs": 8, "validate_every": 2, "early_stopping": 2})
+    assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [2, 4, 6]
+
+
+def test_workers_may_differ_on_resume(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    train(folder, out=run, **{**settings, "epochs": 1})
+    train(folder, out=run, resume=True, workers=1, device="cpu")
+    with pytest.raises(InputError, match="the run has seed 0, not 3"):
+        train(folder, out=run, resume=True, seed=3)

@@ -1,16 +1,17 @@
 """Data sets: one a file, and `open_dataset` for them all."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segweave.data.camvid import CamVid
+from segweave.data.camvid import CamVid, recognise
+from segweave.data.checks import check
 from segweave.data.dataset import Sample, SegmentationDataset
 from segweave.data.folder import FolderDataset
 from segweave.data.shapes import ShapesDataset
 from segweave.errors import InputError
 
-__all__ = ["DATASETS", "Sample", "SegmentationDataset", "ShapesDataset", "open_dataset"]
+__all__ = ["DATASETS", "Sample", "SegmentationDataset", "ShapesDataset", "check", "open_dataset"]
 
 DATASETS: dict[str, Callable[[Path, str], SegmentationDataset]] = {
     "folder": FolderDataset,
@@ -19,7 +20,11 @@ DATASETS: dict[str, Callable[[Path, str], SegmentationDataset]] = {
 
 
 def open_dataset(
-    name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, split: str = "train"
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    classes: Sequence[str] | None = None,
 ) -> SegmentationDataset:
     """Opens a split of a data set.
 
@@ -27,6 +32,8 @@ def open_dataset(
         name: "shapes" (drawn by code), "folder" or "camvid", or itself a folder, whose format is then recognised.
         root: The folder in which a data set named by `name` lies. `shapes` has none.
         split: The name of the split: "train", "val", or another that the folder has.
+        classes: What the classes of a folder without dataset.yaml are called; by default its masks are searched for
+            them.
 
     Raises:
         InputError: The name is unknown, a folder is missing, or the split is empty; the message says which.
@@ -45,6 +52,7 @@ def open_dataset(
         raise InputError(f"data {str(name)!r}: expected an existing folder, or one of the data sets {names}")
     if root is not None:
         raise InputError(f"data {str(name)!r} is a folder itself: expected no root, got {root}")
-    if (folder / f"{split}annot").is_dir():  # the SegNet tutorial's tree
-        return CamVid(folder, split)
-    return FolderDataset(folder, split)
+    dataset_class = recognise(folder)
+    if dataset_class is FolderDataset and not (folder / "dataset.yaml").exists():
+        return FolderDataset(folder, split, classes=classes)
+    return dataset_class(folder, split)

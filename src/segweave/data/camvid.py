@@ -49,3 +49,8 @@ class CamVid(FolderDataset):
         if (root / f"{split}annot").is_dir():
             return root / split, root / f"{split}annot"
         return super().folders(root, split)
+
+
+def recognise(root: Path) -> type[FolderDataset]:
+    """The data set whose folder tree lies under `root`: CamVid for the SegNet tutorial's own, else a plain folder."""
+    return CamVid if any((root / f"{split}annot").is_dir() for split in ("train", "val", "test")) else FolderDataset

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from segweave.data.camvid import recognise
 from segweave.data.contact_sheet import draw_contact_sheet
 from segweave.data.dataset import Colour, SegmentationDataset
 from segweave.data.folder import FolderDataset
@@ -82,7 +83,7 @@ def check(
     overwrite: bool = False,
     most_problems: int = 20,
     progress: bool = False,
-    dataset_class: type[FolderDataset] = FolderDataset,
+    dataset_class: type[FolderDataset] | None = None,
 ) -> DatasetCheck:
     """Reads every image and mask of a data set and collects all problems, rather than stop at the first.
 
@@ -93,12 +94,13 @@ def check(
         overwrite: Replace the contact sheet if it exists.
         most_problems: How many lines to give for each split; a last one counts the rest.
         progress: Show a progress bar on the terminal.
-        dataset_class: The kind of data set, if its folder tree is not that of `FolderDataset`.
+        dataset_class: The kind of data set; by default the one whose folder tree it is.
 
     Raises:
         InputError: There is no such folder, or no split in it, or the contact sheet exists.
     """
     root = Path(root)
+    dataset_class = dataset_class or recognise(root)
     if contact_sheet is not None and Path(contact_sheet).exists() and not overwrite:
         raise InputError(f"{contact_sheet}: exists: expected a new file's name, or overwrite")
     names = dataset_class.splits(root) if splits is None else list(splits)

@@ -29,7 +29,7 @@ def class_iou(confusion: Tensor) -> Tensor:
     Returns:
         (K,), float64 in [0, 1]; NaN for a class that occurs neither in the truth nor in the predictions.
     """
-    counts = confusion.double()
+    counts = confusion.cpu().double()  # not every device has float64
     intersection = counts.diagonal()
     union = counts.sum(dim=0) + counts.sum(dim=1) - intersection
     return intersection / union
@@ -42,5 +42,5 @@ def mean_iou(confusion: Tensor) -> float:
 
 def pixel_accuracy(confusion: Tensor) -> float:
     """The share of counted pixels whose class is predicted right; NaN if no pixel is counted."""
-    counts = confusion.double()
+    counts = confusion.cpu().double()  # not every device has float64
     return float(counts.diagonal().sum() / counts.sum())

@@ -6,15 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning
 from rich.console import Console
 from rich.table import Table
 
 from segweave.data import open_dataset
 from segweave.data.dataset import SegmentationDataset
-from segweave.devices import choose_device
+from segweave.devices import choose_device, require_processes
 from segweave.errors import InputError
-from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, is_first_process, quieten_lightning
+from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, create_trainer, is_first_process
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.networks.semantic import SemanticNetwork
@@ -58,10 +57,13 @@ def evaluate(
     """
     if out is not None and Path(out).exists() and not overwrite:
         raise InputError(f"{out}: exists already: expected --overwrite to replace it, or another --out")
+    require_processes(devices)
+    if workers < 0:
+        raise InputError(f"workers {workers}: expected 0 or more")
     network = load(run)
     assert network.labelling is not None
     inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
-    dataset = open_dataset(data, root, split)
+    dataset = open_dataset(data, root, split, classes=network.labelling.classes)
     if tuple(dataset.classes) != network.labelling.classes:
         raise InputError(
             f"{data}: the data has the {len(dataset.classes)} classes {', '.join(dataset.classes)}; "
@@ -97,16 +99,8 @@ def evaluate_network(
         workers: Processes that load the images, for each of them.
     """
     device = choose_device(device)
-    quieten_lightning()
-    trainer = lightning.Trainer(
-        accelerator="gpu" if device == "cuda" else device,
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+    trainer = create_trainer(
+        device, devices, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
     )
     evaluator = SegmentationEvaluator(network, dataset.classes, inference)
     trainer.validate(evaluator, evaluator.val_loader(dataset, trainer, workers), verbose=False)

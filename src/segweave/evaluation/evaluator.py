@@ -1,4 +1,4 @@
-"""Evaluation of a network over a split, in one process or several, in memory that doesn't grow with the split."""
+"""Evaluation of a network over a split, in one process or several; no prediction is kept, only counts and scores."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from segweave.data.dataset import SegmentationDataset
 from segweave.data.loading import EvaluationSamples, LabelledImage
 from segweave.data.transforms import normalise
+from segweave.errors import InputError
 from segweave.evaluation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from segweave.evaluation.inference import Inference
 from segweave.networks.semantic import SemanticNetwork
@@ -107,12 +109,26 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def quieten_lightning() -> None:
-    """Our own progress and messages say what Lightning's would."""
+def create_trainer(device: str, devices: int, **options: Any) -> lightning.Trainer:
+    """Lightning's trainer on a device that `choose_device` gave, without Lightning's own messages.
+
+    Raises:
+        InputError: The machine has not so many devices.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*torch.utils.data.DataLoader.*")
+    try:
+        return lightning.Trainer(
+            accelerator="gpu" if device == "cuda" else device,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            use_distributed_sampler=False,
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"{devices} devices of kind {device}: {' '.join(str(error).split())}") from error
 
 
 def worst_and_best(scores: dict[str, float], count: int) -> tuple[list[str], list[str]]:

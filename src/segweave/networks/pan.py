@@ -8,9 +8,10 @@ open, and how we read it:
   either.
 - The pyramid's width isn't given. "Pixel-level attention" is read as one channel, the same weight for all channels of a
   pixel (`attention_channels=1`); `None` gives each channel its own.
-- "All convolution layers are followed by batch normalization" (Figure 3). ReLU follows where a convolution feeds
-  another one on the way down; what is multiplied or added (the way up) keeps its sign.
-- GAU's low-level convolution is followed by batch norm and ReLU; the logits are a 1x1 convolution of the last GAU's
+- "All convolution layers are followed by batch normalization" (Figure 3). ReLU follows it everywhere but on the
+  pyramid's way up, so that the attention can have either sign: that is our reading, the text names ReLU for GAU's gate
+  only.
+- GAU's low-level convolution is followed by batch norm and ReLU too; the logits are a 1x1 convolution of the last GAU's
   output.
 - The batch norm of a globally pooled map needs more than one image: with one, it uses its running statistics
   (`segweave.layers.BatchNorm2d`), so that PAN trains at batch size 1.
@@ -34,7 +35,8 @@ class PAN(SemanticNetwork):
     """Pyramid Attention Network (Section 3.3, Figure 2): backbone, Feature Pyramid Attention, Global Attention Upsample
     modules.
 
-    The defaults are the paper's best setting; the other rows of Tables 1 to 4 are arguments.
+    The defaults are the paper's best setting; the other rows of Tables 1 and 3 are arguments (`recipes/pan` has one
+    file a row; Table 2's rivals are `PSPNet` and `DeepLabV3`).
 
     Args:
         backbone: The source of res2 to res5, res5 dilated to output stride 16.

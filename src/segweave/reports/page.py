@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from segweave.data.dataset import Colour
 from segweave.errors import InputError
 from segweave.evaluation.confusion import class_iou
+from segweave.files import written_whole
 from segweave.losses import IGNORE_INDEX
 from segweave.reports.charts import (
     HOVER_CLASSES,
@@ -130,7 +130,8 @@ def write_report(
         configuration=list(_flattened(configuration)),
         versions=versions,
     )
-    _write_atomically(path, page)
+    with written_whole(Path(path)) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def _class_rows(
@@ -255,13 +256,3 @@ def _flattened(settings: Mapping[str, object], prefix: str = "") -> Iterator[tup
 
 def _css(colour: Colour) -> Markup:
     return Markup("rgb({:d} {:d} {:d})").format(*map(int, colour))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import torch
 
 from segweave.data.dataset import SegmentationDataset
 from segweave.data.transforms import normalise
+from segweave.devices import choose_device
 from segweave.evaluation.evaluator import SegmentationResult, worst_and_best
 from segweave.evaluation.inference import Inference
 from segweave.networks.semantic import SemanticNetwork
@@ -41,6 +42,7 @@ def report_run(
         versions: Of what it was made with.
         metrics: The rows of metrics.csv.
     """
+    network.to(choose_device(configuration["device"]))
     worst, best = worst_and_best(result.image_scores, EXAMPLES)
     indices = {dataset.name(index): index for index in range(len(dataset))}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +18,9 @@ from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.saving import save_model
 from segweave.training.segmentation import SegmentationTraining
+
+SHOWN_EVERY = 10
+"""Steps between two losses on the progress bar: to read one, the GPU must have finished."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -59,7 +62,7 @@ class MetricsFile(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self._losses: dict[str, list[float]] = {}
+        self._losses: dict[str, list[torch.Tensor]] = {}
         self._seconds_before = 0.0
         self._started = 0.0
 
@@ -71,7 +74,7 @@ class MetricsFile(Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith("train/"):
-                self._losses.setdefault(name, []).append(float(value))
+                self._losses.setdefault(name, []).append(value.detach())  # a number would wait for the GPU
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -83,7 +86,7 @@ class MetricsFile(Callback):
                 "step": trainer.global_step,
                 "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                **{name: sum(values) / len(values) for name, values in self._losses.items()},
+                **{name: float(torch.stack(values).mean()) for name, values in self._losses.items()},
                 **validated,
             }
         )
@@ -136,6 +139,22 @@ class ValidationSchedule(Callback):
         trainer.check_val_every_n_epoch = (
             epoch if validate else epoch + 1
         )  # Lightning validates if this divides the epoch
+
+
+class Patience(EarlyStopping):
+    """Stops the run after so many validations in a row without a better mean IoU.
+
+    Lightning's own, asked after validations only; a run that had stopped and is resumed stays stopped.
+
+    Args:
+        validations: How many.
+    """
+
+    def __init__(self, validations: int) -> None:
+        super().__init__("val/mean_iou", mode="max", patience=validations, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class BestModel(Callback):
@@ -195,14 +214,17 @@ class ProgressDisplay(Callback):
         self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="-", mean_iou="-")
         self._progress.start()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._progress is not None:
-            loss = trainer.callback_metrics.get("train/loss")
+            loss = trainer.callback_metrics.get("train/loss") if batch_idx % SHOWN_EVERY == 0 else None
+            shown: dict[str, Any] = {} if loss is None else {"loss": f"{float(loss):.3f}"}
             self._progress.update(
                 self._task,
                 advance=1,
                 epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-                loss="-" if loss is None else f"{float(loss):.3f}",
+                **shown,
             )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

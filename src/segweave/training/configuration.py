@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from segweave.devices import choose_device
-from segweave.errors import InputError
+from segweave.errors import InputError, plain_message
 from segweave.models import SEMANTIC_NETWORKS, check_options
 
 LARGEST_CROP = {"cpu": 320, "cuda": 512}
@@ -113,6 +112,7 @@ class RunConfiguration:
         check_options(self.model, self.options)
         for name in ("epochs", "batch_size", "accumulate", "devices", "early_stopping", "validate_every"):
             self._require(name, getattr(self, name), "1 or more", lambda value: value >= 1)
+        self._require("seed", self.seed, "a whole number below 2^63", lambda value: value < 2**63)
         for name in ("seed", "warmup_steps", "workers", "power", "momentum", "weight_decay"):
             self._require(name, getattr(self, name), "0 or more", lambda value: value >= 0)
         for name in ("learning_rate", "clip_gradient"):
@@ -172,20 +172,6 @@ def configure(settings: Mapping[str, Any]) -> RunConfiguration:
     return RunConfiguration(**parsed.as_dict())
 
 
-def plain_message(error: Exception) -> str:
-    """What jsonargparse says of a value of the wrong type, in one line: the setting, the value, what was expected."""
-    message = " ".join(str(error).split())
-    key = re.search(r'Parser key "(.+?)"', message)
-    value = re.search(r".*(?:Given value|Got value): (.+)$", message)
-    expected = re.findall(r"Expected (?:an? )?(.+?)(?=\.? Got value| - Expected| Given value|$)", message)
-    kinds = [re.sub(r"<class '(\w+)'>", r"\1", kind).strip(" .") for kind in expected if "NoneType" not in kind]
-    if key is None or value is None or not kinds:
-        return message
-    wanted = " or ".join(kinds)
-    choice = re.fullmatch(r"typing\.Literal\[(.+)\]", wanted)
-    return f"{key[1]} {value[1]}: expected {f'one of {choice[1]}' if choice else wanted}"
-
-
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a recipe, or the config.yaml of a run.
 
@@ -215,7 +201,7 @@ def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[i
         The configuration with no None where a value is needed.
     """
     device = choose_device(configuration.device)
-    kind = "cpu" if device == "cpu" else "cuda"
+    kind = "cuda" if device == "cuda" else "cpu"
     short_edge = configuration.short_edge
     if short_edge is None:
         short_edge = LONGEST_SHORT_EDGE[kind] if min(image_size) > LONGEST_SHORT_EDGE[kind] else 0

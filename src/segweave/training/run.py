@@ -11,17 +11,18 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from segweave.data import open_dataset
-from segweave.data.checks import require_valid
+from segweave.data.checks import SplitCheck, require_valid
 from segweave.data.dataset import SegmentationDataset
-from segweave.errors import InputError
+from segweave.devices import choose_device, require_processes
+from segweave.errors import InputError, TrainingError
 from segweave.evaluation.evaluate import evaluate_network
-from segweave.evaluation.evaluator import SegmentationResult, is_first_process, quieten_lightning
+from segweave.evaluation.evaluator import SegmentationResult, create_trainer, is_first_process
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
 from segweave.models import create_model
@@ -32,6 +33,7 @@ from segweave.training.callbacks import (
     BestModel,
     MetricsFile,
     MovingAverage,
+    Patience,
     ProgressDisplay,
     ValidationSchedule,
     WholeCheckpoints,
@@ -42,6 +44,10 @@ from segweave.training.segmentation import SegmentationTraining
 
 RUN_FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model", "report.html")
 """What a run folder holds; `overwrite` removes these and nothing else."""
+
+
+FREE_ON_RESUME = ("device", "workers")
+"""What may differ when a run is resumed: where it runs, not what it computes."""
 
 
 def train(
@@ -70,10 +76,9 @@ def train(
         InputError: Something given can't be used; nothing has been written then.
         TrainingError: The loss is no longer finite.
     """
-    quieten_lightning()
     console = Console(quiet=not is_first_process())
     run = Path(out)
-    given = {**({"data": str(data)} if data is not None else {}), **settings}
+    given = {**({"data": _absolute(data)} if data is not None else {}), **settings}
     if resume:
         if overwrite or config is not None:
             raise InputError("resume continues a run with its own settings: expected no overwrite and no config")
@@ -82,35 +87,45 @@ def train(
         if is_first_process():
             _require_free(run, overwrite)
         configuration = configure({**(read_settings(config) if config is not None else {}), **given})
-    train_split, val_split = _open_splits(configuration, run if resume else None)
+    require_processes(configuration.devices)
+    train_split, val_split, checks = _open_splits(configuration, run if resume else None)
     chosen = configuration
     if not resume:
         chosen = resolve(configuration, images=len(train_split), image_size=_typical_size(train_split))
-    network = _create_network(chosen, train_split)
+    last = run / "checkpoints" / "last.ckpt"
+    continued = resume and last.exists()
+    network = _create_network(chosen, train_split, pretrained=chosen.pretrained and not continued)
     module = SegmentationTraining(network, chosen, train=train_split, val=val_split)
     trainer = _create_trainer(chosen, run, console)
 
     if is_first_process():
         if not resume:
             _start_folder(run, chosen)
-        _print_start(console, configuration, chosen, train_split, val_split, network)
-    last = run / "checkpoints" / "last.ckpt"
+        _print_start(console, configuration, chosen, (train_split, val_split), checks, network)
     try:
-        trainer.fit(module, ckpt_path=last if resume and last.exists() else None)
+        trainer.fit(module, ckpt_path=last if continued else None)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {chosen.device} with batch_size {chosen.batch_size} and crop_size {chosen.crop_size}: "
+            "expected smaller ones"
+        ) from error
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
     return _finish(run, chosen, val_split, console)
 
 
+def _absolute(data: str | os.PathLike[str]) -> str:
+    """A folder's full path, so that config.yaml means the same wherever it is read; a data set's name as it is."""
+    return str(Path(data).resolve()) if Path(data).is_dir() else str(data)
+
+
 def _open_splits(
     configuration: RunConfiguration, resumed: Path | None
-) -> tuple[SegmentationDataset, SegmentationDataset]:
+) -> tuple[SegmentationDataset, SegmentationDataset, list[SplitCheck | None]]:
     """Opens and checks the splits to train and to validate on; those of a resumed run must have its classes."""
-    train_split, val_split = (
-        open_dataset(configuration.data, configuration.root, split)
-        for split in (configuration.train_split, configuration.val_split)
-    )
+    train_split = open_dataset(configuration.data, configuration.root, configuration.train_split)
     classes = list(train_split.classes)
+    val_split = open_dataset(configuration.data, configuration.root, configuration.val_split, classes=classes)
     if classes != list(val_split.classes):
         raise InputError(
             f"{configuration.data}: expected the same classes in both splits, "
@@ -123,9 +138,8 @@ def _open_splits(
                 f"{configuration.data}: the data has the {len(classes)} classes {', '.join(classes)}; expected the "
                 f"{len(labelling.classes)} of the run {resumed}: {', '.join(labelling.classes)}"
             )
-    if configuration.check and is_first_process():
-        require_valid(train_split, val_split)
-    return train_split, val_split
+    checks = require_valid(train_split, val_split) if configuration.check and is_first_process() else []
+    return train_split, val_split, checks
 
 
 def _finish(
@@ -163,13 +177,16 @@ def _resumed_configuration(run: Path, given: dict[str, Any]) -> RunConfiguration
     if not path.is_file():
         raise InputError(f"{run}: nothing to resume: expected the folder of a run (it has no config.yaml)")
     configuration = configure(read_settings(path))
-    for name, value in configure({"data": configuration.data, **given}).__dict__.items():
-        if name in given and value != getattr(configuration, name):
+    wanted = configure({"data": configuration.data, **given})
+    for name in given:
+        before, now = getattr(configuration, name), getattr(wanted, name)
+        if before != now and name not in FREE_ON_RESUME:
             raise InputError(
-                f"{path}: the run has {name} {getattr(configuration, name)!r}, not {value!r}: "
-                "expected the same to resume it, or another --out"
+                f"{path}: the run has {name} {before!r}, not {now!r}: expected the same to resume it, or another --out"
             )
-    return configuration
+    free: dict[str, Any] = {name: getattr(wanted, name) for name in FREE_ON_RESUME if name in given}
+    device = choose_device(free.get("device", configuration.device))
+    return dataclasses.replace(configuration, **{**free, "device": device})
 
 
 def _require_free(run: Path, overwrite: bool) -> None:
@@ -187,14 +204,15 @@ def _require_free(run: Path, overwrite: bool) -> None:
 
 
 def _start_folder(run: Path, configuration: RunConfiguration) -> None:
+    """Writes config.yaml, and removes what is left of a run that is replaced."""
+    with written_whole(run / "config.yaml") as unfinished:
+        unfinished.write_text(configuration.to_yaml())
     for name in RUN_FILES:
         path = run / name
         if path.is_dir():
             shutil.rmtree(path)
-        else:
+        elif name != "config.yaml":
             path.unlink(missing_ok=True)
-    with written_whole(run / "config.yaml") as unfinished:
-        unfinished.write_text(configuration.to_yaml())
 
 
 def _typical_size(dataset: SegmentationDataset) -> tuple[int, int]:
@@ -205,14 +223,16 @@ def _typical_size(dataset: SegmentationDataset) -> tuple[int, int]:
     return height, width
 
 
-def _create_network(configuration: RunConfiguration, dataset: SegmentationDataset) -> SemanticNetwork:
+def _create_network(
+    configuration: RunConfiguration, dataset: SegmentationDataset, *, pretrained: bool
+) -> SemanticNetwork:
     torch.manual_seed(configuration.seed)
     assert configuration.backbone is not None
     network = create_model(
         configuration.model,
         num_classes=len(dataset.classes),
         backbone=configuration.backbone,
-        pretrained=configuration.pretrained,
+        pretrained=pretrained,
         **configuration.options,
     )
     network.labelling = Labelling(tuple(dataset.classes), tuple(dataset.palette), configuration.short_edge or None)
@@ -230,22 +250,27 @@ def _create_trainer(configuration: RunConfiguration, run: Path, console: Console
         BestModel(run / "model"),
         ProgressDisplay(console),
         ValidationSchedule(configuration.validate_every),
-        # after each validation, so that what is continued from and what metrics.csv tells are of the same step
+        # Both after each validation, so that what is continued from and what metrics.csv tells are of the same step;
+        # the last one last, since it also keeps what the others know.
         ModelCheckpoint(
-            run / "checkpoints", filename="last", save_on_train_epoch_end=False, enable_version_counter=False
+            run / "checkpoints",
+            filename="best",
+            monitor="val/mean_iou",
+            mode="max",
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
         ),
         ModelCheckpoint(
-            run / "checkpoints", filename="best", monitor="val/mean_iou", mode="max", enable_version_counter=False
+            run / "checkpoints", filename="last", save_on_train_epoch_end=False, enable_version_counter=False
         ),
     ]
     if configuration.ema is not None:
         callbacks.append(MovingAverage(decay=configuration.ema))
     if configuration.early_stopping is not None:
-        callbacks.append(EarlyStopping("val/mean_iou", mode="max", patience=configuration.early_stopping))
-    return lightning.Trainer(
-        accelerator="gpu" if configuration.device == "cuda" else configuration.device,
-        devices=configuration.devices,
-        strategy="ddp" if configuration.devices > 1 else "auto",
+        callbacks.append(Patience(configuration.early_stopping))
+    return create_trainer(
+        configuration.device,
+        configuration.devices,
         precision="32-true" if configuration.precision == "32" else configuration.precision,
         max_epochs=configuration.epochs,
         accumulate_grad_batches=configuration.accumulate,
@@ -256,7 +281,6 @@ def _create_trainer(configuration: RunConfiguration, run: Path, console: Console
         logger=TensorBoardLogger(str(run), name="", version="tensorboard"),
         log_every_n_steps=10,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -266,10 +290,12 @@ def _print_start(
     console: Console,
     configuration: RunConfiguration,
     chosen: RunConfiguration,
-    train_split: SegmentationDataset,
-    val_split: SegmentationDataset,
+    splits: tuple[SegmentationDataset, SegmentationDataset],
+    checks: list[SplitCheck | None],
     network: SemanticNetwork,
 ) -> None:
+    """What is trained, on what, and which settings were chosen."""
+    train_split, val_split = splits
     parameters = sum(parameter.numel() for parameter in network.parameters())
     console.print(
         f"{chosen.model} on {chosen.backbone}, {parameters / 1e6:.1f} M parameters; "
@@ -277,6 +303,14 @@ def _print_start(
         f"{len(val_split)} to validate on, {len(train_split.classes)} classes",
         highlight=False,
     )
+    for check in checks:
+        if check is None:
+            continue
+        shares = check.class_pixels / max(check.class_pixels.sum(), 1)
+        each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(check.classes, shares, strict=True))
+        console.print(f"pixels of {check.split}: {each}", highlight=False)
+        if check.unseen_classes:
+            console.print(f"[yellow]warning:[/] classes never seen in {check.split}: {', '.join(check.unseen_classes)}")
     table = Table("chosen for you", "value", "change with", box=None, header_style="dim")
     for field in dataclasses.fields(chosen):
         before, after = getattr(configuration, field.name), getattr(chosen, field.name)

@@ -56,7 +56,7 @@ class SegmentationTraining(SegmentationEvaluator):
 
     def _diverged(self, losses: dict[str, Tensor], names: Sequence[str]) -> str:
         terms = ", ".join(f"{name} {loss.item()}" for name, loss in losses.items())
-        checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
+        checkpoint = getattr(self.trainer.checkpoint_callbacks[-1], "best_model_path", "") or "none yet"
         return (
             f"the loss is not finite at step {self.global_step} ({terms}; batch: {', '.join(names)}; "
             f"last good checkpoint: {checkpoint}): "
