@@ -17,11 +17,15 @@ from segweave.training.run import train
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 10,
+    "epochs": 6,
     "batch_size": 8,
     "crop_size": (128, 160),
     "scale_range": (0.75, 1.5),
-    "learning_rate": 0.03,
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "weight_decay": 0.01,
+    "warmup_steps": 30,
+    "validate_every": 2,
     "options": {"output_stride": 16},
     "workers": 2,
 }
