@@ -17,7 +17,7 @@ from segweave.training.run import train
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 6,
+    "epochs": 4,
     "batch_size": 8,
     "crop_size": (128, 160),
     "scale_range": (0.75, 1.5),
