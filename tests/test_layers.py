@@ -56,11 +56,16 @@ class TestConvNormAct:
         assert ConvNormAct(2, 4, kernel_size, dilation=dilation)(torch.randn(2, 2, 5, 3)).shape == (2, 4, 5, 3)
 
     def test_activation_is_a_relu(self) -> None:
-        active, linear = ConvNormAct(2, 4).eval(), ConvNormAct(2, 4, activation=False).eval()
-        linear.load_state_dict(active.state_dict())
+        block = ConvNormAct(2, 4).eval()
+        convolution, norm, _ = block
         x = torch.randn(2, 2, 5, 3)
-        assert linear(x).min() < 0
-        torch.testing.assert_close(active(x), linear(x).clamp(min=0))
+        linear = norm(convolution(x))
+        assert linear.min() < 0
+        torch.testing.assert_close(block(x), linear.clamp(min=0))
+
+    def test_refuses_even_kernels(self) -> None:
+        with pytest.raises(ValueError, match="kernel size 4: expected an odd one"):
+            ConvNormAct(2, 4, 4)
 
     def test_batch_norm_has_the_only_bias(self) -> None:
         assert {name for name, _ in ConvNormAct(2, 4).named_parameters()} == {"0.weight", "1.weight", "1.bias"}

@@ -17,9 +17,10 @@ from segweave.training.run import train
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 4,
+    "epochs": 6,
     "batch_size": 8,
-    "crop_size": (128, 160),
+    "short_edge": 96,
+    "crop_size": (96, 120),
     "scale_range": (0.75, 1.5),
     "optimizer": "adamw",
     "learning_rate": 0.001,

@@ -22,32 +22,27 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """A convolution that keeps the map's size, batch norm and, unless told otherwise, ReLU.
+    """A convolution that keeps the map's size, batch norm and ReLU.
 
     Args:
         in_channels: Channels of the input map.
         out_channels: Channels of the output map.
         kernel_size: Odd.
         dilation: Spacing of the kernel's elements.
-        activation: Whether a ReLU ends the block.
 
     Raises:
         ValueError: The kernel size is even.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, dilation: int = 1, activation: bool = True
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, dilation: int = 1) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel size {kernel_size}: expected an odd one")
         padding = dilation * (kernel_size - 1) // 2
-        layers: list[nn.Module] = [
+        super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
             BatchNorm2d(out_channels),
-        ]
-        if activation:
-            layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers)
+            nn.ReLU(inplace=True),
+        )
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -29,12 +29,12 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, training: bool) -> Tensor:
     return (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
 
 
-def convolve(x: Tensor, block: nn.Module, *, relu: bool) -> Tensor:
-    """A convolution that keeps the size, followed by batch normalization."""
+def convolve(x: Tensor, block: nn.Module) -> Tensor:
+    """A convolution that keeps the size, followed by batch normalization and ReLU."""
     convolution, norm = block[0], block[1]
     padding = convolution.weight.shape[-1] // 2
     x = batch_norm(F.conv2d(x, convolution.weight, padding=padding), norm, block.training)
-    return x.clamp(min=0) if relu else x
+    return x.clamp(min=0)
 
 
 def halve(x: Tensor, pooling: str) -> Tensor:
@@ -73,30 +73,30 @@ def naive_attention(module: FeaturePyramidAttention, x: Tensor, pooling: str) ->
     """Three scales, and their information integrated step by step."""
     down_fine, down_middle, down_coarse = module.down
     up_fine, up_middle, up_coarse = module.up
-    fine = convolve(halve(x, pooling), down_fine, relu=True)
-    middle = convolve(halve(fine, pooling), down_middle, relu=True)
-    coarse = convolve(halve(middle, pooling), down_coarse, relu=True)
-    middle = convolve(middle, up_middle, relu=False) + upsample(convolve(coarse, up_coarse, relu=False), middle)
-    fine = convolve(fine, up_fine, relu=False) + upsample(middle, fine)
+    fine = convolve(halve(x, pooling), down_fine)
+    middle = convolve(halve(fine, pooling), down_middle)
+    coarse = convolve(halve(middle, pooling), down_coarse)
+    middle = convolve(middle, up_middle) + upsample(convolve(coarse, up_coarse), middle)
+    fine = convolve(fine, up_fine) + upsample(middle, fine)
     return upsample(fine, x)
 
 
 def naive_fpa(module: FeaturePyramidAttention, x: Tensor, pooling: str, global_pooling: str | None) -> Tensor:
     """1x1 convolution of the map, multiplied pixel by pixel by the pyramid's attention; the global pooling branch."""
-    output = convolve(x, module.reduce, relu=True) * naive_attention(module, x, pooling)
+    output = convolve(x, module.reduce) * naive_attention(module, x, pooling)
     if global_pooling is None:
         return output
-    branch = upsample(convolve(global_average(x), module.global_branch[1], relu=True), x)
+    branch = upsample(convolve(global_average(x), module.global_branch[1]), x)
     if global_pooling == "add":
         return output + branch
-    return convolve(torch.cat([output, branch], dim=1), module.project, relu=True)
+    return convolve(torch.cat([output, branch], dim=1), module.project)
 
 
 def naive_gau(module: GlobalAttentionUpsample, low: Tensor, high: Tensor, global_context: bool = True) -> Tensor:
     """The global context of the high-level map weights the low-level map, to which the high-level map is added."""
-    low = convolve(low, module.reduce, relu=True)
+    low = convolve(low, module.reduce)
     if global_context:
-        low = low * convolve(global_average(high), module.gate[1], relu=True)
+        low = low * convolve(global_average(high), module.gate[1])
     return low + upsample(high, low)
 
 
@@ -105,7 +105,7 @@ def naive_squeeze_excitation(module: SqueezeExcitation, x: Tensor) -> Tensor:
     first, second = (m for m in module.attention if isinstance(m, nn.Conv2d))
     hidden = (x.mean(dim=(2, 3)) @ first.weight[:, :, 0, 0].T + first.bias).clamp(min=0)
     weights = 1 / (1 + torch.exp(-(hidden @ second.weight[:, :, 0, 0].T + second.bias)))
-    return convolve(x, module.reduce, relu=True) * weights[:, :, None, None]
+    return convolve(x, module.reduce) * weights[:, :, None, None]
 
 
 def make_irregular(module: nn.Module) -> nn.Module:
@@ -266,7 +266,7 @@ class TestPAN:
             elif attention == "squeeze_excitation":
                 x = naive_squeeze_excitation(network.context, x)
             else:
-                x = convolve(x, network.context, relu=True)
+                x = convolve(x, network.context)
             if options.get("global_attention_upsample", True):
                 for gau, low in zip(network.decoder, (res4, res3, res2), strict=True):
                     x = naive_gau(gau, low, x, options.get("global_context", True))
@@ -333,7 +333,7 @@ class TestPAN:
 
         high = torch.randn(1, 32, 4, 4)
         gate = network.decoder[0].gate
-        torch.testing.assert_close(gate(high), convolve(global_average(high), gate.eval()[1], relu=True))
+        torch.testing.assert_close(gate(high), convolve(global_average(high), gate.eval()[1]))
 
     def test_two_images_move_the_running_statistics_of_the_global_branches(self) -> None:
         network = make_pan().train()

@@ -105,7 +105,7 @@ def test_interrupted(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> 
     words = ["--data", str(folder), "--out", str(run), *flags({**settings, "epochs": 50})]
     status, printed = stop_after_rows(run, words, 1, signal.SIGINT)
     assert status == 130
-    assert printed.strip().splitlines()[-1] == "segweave: interrupted; a training run continues with --resume"
+    assert printed.strip().splitlines()[-1] == "segweave: interrupted; the run continues with --resume"
     assert "Traceback" not in printed
 
 

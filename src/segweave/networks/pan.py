@@ -8,11 +8,10 @@ open, and how we read it:
   either.
 - The pyramid's width isn't given. "Pixel-level attention" is read as one channel, the same weight for all channels of a
   pixel (`attention_channels=1`); `None` gives each channel its own.
-- "All convolution layers are followed by batch normalization" (Figure 3). ReLU follows it everywhere but on the
-  pyramid's way up, so that the attention can have either sign: that is our reading, the text names ReLU for GAU's gate
-  only.
-- GAU's low-level convolution is followed by batch norm and ReLU too; the logits are a 1x1 convolution of the last GAU's
-  output.
+- "All convolution layers are followed by batch normalization" (Figure 3); here ReLU follows it everywhere, though the
+  text names it for GAU's gate only. On the pyramid's way up it keeps the attention from turning the sign of what it
+  weights, and was measured to train better (docs/results.md).
+- The logits are a 1x1 convolution of the last GAU's output.
 - The batch norm of a globally pooled map needs more than one image: with one, it uses its running statistics
   (`segweave.layers.BatchNorm2d`), so that PAN trains at batch size 1.
 """
@@ -158,7 +157,7 @@ class FeaturePyramidAttention(nn.Module):
         self.down = nn.ModuleList(
             ConvNormAct(width, channels, size) for width, size in zip(in_widths, kernel_sizes, strict=True)
         )
-        self.up = nn.ModuleList(ConvNormAct(channels, channels, size, activation=False) for size in kernel_sizes)
+        self.up = nn.ModuleList(ConvNormAct(channels, channels, size) for size in kernel_sizes)
         self.global_branch = None
         self.project = None
         if global_pooling is not None:
