@@ -135,7 +135,7 @@ def _data(words: list[str]) -> None:
     result = check(**arguments)
     print_check(result, Console())
     if not result.ok:
-        raise InputError(f"{arguments['root']}: {len(result.problems)} problems: expected none before training")
+        raise InputError(f"{arguments['root']}: {result.problem_count} problems: expected none before training")
 
 
 def _parser(command: str) -> ArgumentParser:

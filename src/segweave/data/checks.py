@@ -132,6 +132,8 @@ def check_split(dataset: FolderDataset, *, most_problems: int = 20, progress: bo
         *(problem for finding in findings for problem in finding.problems),
         *_invalid_values(dataset, findings),
     ]
+    if not problems and all(finding.pixels.keys() <= {IGNORE_INDEX} for finding in findings):
+        problems.append(f"{dataset.root / dataset.split}: no labelled pixel: expected masks that are not void all over")
     problem_count = len(problems)
     if problem_count > most_problems:
         rest = problem_count - most_problems
