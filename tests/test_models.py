@@ -110,7 +110,6 @@ class TestOptions:
         ("option", "value", "expected"),
         [
             ("pooling", "mean", "'average', 'max'"),
-            ("pooling", None, "'average', 'max'"),
             ("global_pooling", "sum", "'add', 'concat'"),
             ("attention", "se", "'pyramid', 'squeeze_excitation'"),
             ("low_level_kernel_size", 5, "1, 3"),
@@ -144,9 +143,14 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "options",
-        [{"kernel_sizes": (7, 5)}, {"kernel_sizes": 3}, {"decoder_channels": "wide"}, {"global_context": "no"}],
+        [{"kernel_sizes": (7, 5)}, {"kernel_sizes": 3}, {"decoder_channels": "wide"}, {"global_context": "banana"}],
         ids=str,
     )
     def test_values_of_another_kind(self, options: dict[str, Any]) -> None:
         with pytest.raises(InputError, match=rf"option of model 'pan': {next(iter(options))} .*: expected"):
             create_model("pan", num_classes=3, backbone="test_resnet", **options)
+
+    def test_none_only_where_it_means_something(self) -> None:
+        with pytest.raises(InputError, match="option of model 'pan': pooling None: expected a value"):
+            create_model("pan", num_classes=3, backbone="test_resnet", pooling=None)
+        create_model("pan", num_classes=3, backbone="test_resnet", global_pooling=None)

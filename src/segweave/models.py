@@ -1,11 +1,11 @@
 """Networks by name: which there are, and how one is made."""
 
 import inspect
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 
 from segweave.backbones import Backbone
 from segweave.errors import InputError, plain_message
@@ -55,7 +55,7 @@ def create_model(
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes {num_classes!r}: expected 1 to 255")
-    network_options = check_options(name, options)
+    network_options = check_options(name, options) if options else {}
     output_stride = network_options.pop("output_stride", network_class.default_output_stride)
     source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
     try:
@@ -86,10 +86,15 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: Names the option, and what is known instead.
     """
+    from jsonargparse import ArgumentError, ArgumentParser  # a heavy import for those who pass no options
+
     known = model_options(name)
-    for option in options:
+    kinds = typing.get_type_hints(SEMANTIC_NETWORKS[name].__init__)
+    for option, value in options.items():
         if option not in known:
             raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
+        if value is None and type(None) not in typing.get_args(kinds.get(option)):
+            raise InputError(f"option of model {name!r}: {option} None: expected a value")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SEMANTIC_NETWORKS[name], skip={"backbone", "num_classes"})
     parser.add_argument("--output_stride", type=int)
