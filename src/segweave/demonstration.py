@@ -17,7 +17,7 @@ from segweave.training.run import train
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 6,
+    "epochs": 5,
     "batch_size": 8,
     "short_edge": 96,
     "crop_size": (96, 120),
