@@ -9,17 +9,21 @@ import torch
 
 from segweave.backbones import Backbone
 from segweave.errors import InputError, plain_message
+from segweave.networks.agln import AGLN
 from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
+from segweave.networks.fpn import FPN
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.semantic import SemanticNetwork
 
 SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "fcn": FCN,
+    "fpn": FPN,
     "pspnet": PSPNet,
     "deeplabv3": DeepLabV3,
     "pan": PAN,
+    "agln": AGLN,
 }
 
 

@@ -47,8 +47,24 @@ def pan_variant(*explained: str, backbone: str = "test_resnet", **options: Any) 
     return Variant("pan", {"decoder_channels": 32, **options}, explained, backbone=backbone)
 
 
+def agln_variant(name: str, *explained: str, backbone: str = "test_resnet", **options: Any) -> Variant:
+    narrow = {"channels": 32, "head_channels": 32, **({"descriptors": 8} if name == "agln" else {})}
+    return Variant(name, {**narrow, **options}, explained, backbone=backbone)
+
+
+def explained_by_agln(*, dense: bool = False, gating: bool = True) -> tuple[str, ...]:
+    maps = ("decoder", "descriptor_map", "enhanced", "encoder", "refined", *(("gate",) if gating else ()))
+    names = []
+    for number, stage in enumerate(("res4", "res3", "res2"), start=1):
+        names += [f"attention_{number}"] if dense or number == 1 else []
+        names += [f"{name}_{stage}" for name in maps]
+    return tuple(names)
+
+
 VARIANTS = {
     "fcn": Variant("fcn"),
+    "fpn": agln_variant("fpn"),
+    "fpn, 3x3 laterals": agln_variant("fpn", lateral_kernel_size=3),
     "pspnet": Variant("pspnet", explained=("pooled_1x1", "pooled_2x2", "pooled_3x3", "pooled_6x6")),
     "deeplabv3": Variant("deeplabv3", explained=("point", "rate_6", "rate_12", "rate_18", "image_level")),
     "pan": Variant("pan", explained=PAN_EXPLAINED),
@@ -58,6 +74,24 @@ VARIANTS = {
     "pan, wide pyramid": pan_variant(*PAN_EXPLAINED, attention_channels=None, pooling="max", global_pooling=None),
     "pan, squeeze and excitation": pan_variant(*PAN_EXPLAINED, attention="squeeze_excitation"),
     "pan, no gates": pan_variant(attention=None, global_context=False, low_level_kernel_size=1),
+    "agln": agln_variant("agln", *explained_by_agln(dense=True), backbone="resnet18"),
+    "agln, straight": agln_variant("agln", *explained_by_agln(), dense=False),
+    "agln, lite": agln_variant("agln", *explained_by_agln(dense=True), lite=True),
+    "agln, alpha and beta fixed": agln_variant(
+        "agln", *explained_by_agln(), dense=False, learnable_alpha=False, learnable_beta=False, affinity_scaling="none"
+    ),
+    "agln, channel resampling alone": agln_variant(
+        "agln", *explained_by_agln(gating=False), dense=False, spatial_gating=False, affinity_scaling="mean"
+    ),
+    "agln, spatial gating alone": agln_variant("agln", *explained_by_agln(), dense=False, channel_resampling=False),
+    "agln-minus, global average pooling": agln_variant(
+        "agln",
+        *explained_by_agln(gating=False),
+        dense=False,
+        channel_resampling=False,
+        spatial_gating=False,
+        global_pooling="average",
+    ),
     "pan, no decoder": pan_variant("attention", global_attention_upsample=False, output_stride=32),
 }
 

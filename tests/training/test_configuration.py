@@ -34,6 +34,20 @@ def test_pan_recipes_are_the_paper_s() -> None:
         assert (configuration.scale_range, configuration.flip_probability) == ((0.5, 2.0), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "epochs"),
+    [("pascal_context", 1e-3, 240), ("ade20k", 1e-3, 240), ("voc2012_aug", 5e-4, 120), ("voc2012_finetune", 5e-4, 120)],
+)
+def test_agln_recipes_are_the_paper_s(name: str, learning_rate: float, epochs: int) -> None:
+    recipe = next(path for path in RECIPES if path.parent.name == "agln" and path.stem == name)
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    assert (configuration.model, configuration.backbone) == ("agln", "resnet101s")
+    assert configuration.options == {"dense": True, "descriptors": 128}
+    assert (configuration.learning_rate, configuration.epochs) == (learning_rate, epochs)
+    assert (configuration.power, configuration.momentum, configuration.weight_decay) == (0.9, 0.9, 1e-4)
+    assert (configuration.batch_size, configuration.scale_range, configuration.flip_probability) == (16, (0.5, 2), 0.5)
+
+
 def test_settings_survive_yaml(tmp_path: Path) -> None:
     configuration = configure(
         {"data": "shapes", "crop_size": (64, 96), "options": {"kernel_sizes": [3, 3, 3]}, "ema": 0.9}

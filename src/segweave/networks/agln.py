@@ -1,0 +1,328 @@
+"""AGLN: Attention guided Global enhancement and Local refinement Network.
+
+Li, Zha, Chen, Ding, Zhang, Yu, "Attention Guided Global Enhancement and Local Refinement Network for Semantic
+Segmentation", IEEE Transactions on Image Processing 2022. Equations 1 to 6 are named where they are computed. What the
+text leaves open, and how we read it (the parameters and multiply-adds of Table VIII come out with this reading):
+
+- Everything that AGLN shares with its baseline FPN is as in `segweave.networks.fpn`.
+- Eq. 1 and 2: the 1x1 convolutions (phi, theta; varphi) have a bias and no batch norm.
+- Eq. 4 as printed multiplies a (C, HW) by a (C, C) matrix. The affinity is that of decoder channels with encoder
+  channels; its softmax runs over the encoder's channels, and each resampled channel is the mean of the encoder's that
+  this weights.
+- The affinity sums over all pixels, so that its softmax has a single winner at any usual size. `affinity_scaling` can
+  divide it by the number of pixels or by its root; the default was measured (docs/results.md).
+- AGLN-minus (Tables IV and V) leaves out the refinement and nothing else: Eq. 6 with the encoder's map itself.
+- Densely connected decoder (Figure 4b): the semantic aggregation block runs on each of the first three stages, and
+  every later stage takes the descriptors of all stages before it, the oldest first: 1, 2 and 3 context fusion blocks at
+  strides 16, 8 and 4.
+- AGLN-Lite has a depthwise 3x3 and a 1x1 convolution, then batch norm and ReLU, for each 3x3 of the fusion blocks.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segweave.backbones import Backbone
+from segweave.layers import BatchNorm2d, ConvNormAct, resize_like
+from segweave.networks.fpn import Laterals, PyramidHead
+from segweave.networks.semantic import SemanticNetwork
+
+# Shapes: B images, C channels of the decoder, N semantic descriptors, h x w the size of the map that is aggregated,
+# H x W the size of a decoder stage
+
+STAGES = ("res4", "res3", "res2")
+"""The encoder maps that the decoder's stages after the first take in, from coarse to fine."""
+
+
+class AGLN(SemanticNetwork):
+    """Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
+
+    The defaults are the paper's best network, the dense decoder of Table VII. Every row of Tables IV to VIII is an
+    argument (`recipes/agln` has one file a row).
+
+    Args:
+        backbone: The source of res2 to res5.
+        num_classes: K.
+        channels: C, the width of the decoder.
+        head_channels: Width of the head's 3x3 convolution.
+        lateral_kernel_size: Of the convolutions on res2 to res4: 1 (Table VIII) or 3 (Section IV-A).
+        descriptors: N, the number of semantic descriptors (Table IV).
+        global_pooling: How descriptors are gathered: by "attention" (GEM), or one by "average" (GAP-GEM, Table IV).
+        channel_resampling: Whether the encoder's maps are refined by channel resampling (CR, Table V).
+        spatial_gating: Whether they are refined by spatial gating (SG, Table V). Without both it is AGLN-minus.
+        learnable_alpha: Whether alpha (Eq. 3) is learned, from 0; else it is 1 (Table VI).
+        learnable_beta: Whether beta (Eq. 6) is learned, from 1; else it is 1 (Table VI).
+        dense: Whether the decoder is densely connected (Table VII, Figure 4b) or straight (Figure 4a).
+        lite: Whether fusion blocks have depthwise separable convolutions: AGLN-Lite (Table VIII).
+        affinity_scaling: What the affinity of Eq. 4 is divided by: nothing (as printed), the number of pixels ("mean"),
+            or its square root.
+        dropout: Probability with which the head's input channels are dropped in training.
+    """
+
+    default_output_stride: ClassVar[int] = 32
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        channels: int = 256,
+        head_channels: int = 512,
+        lateral_kernel_size: Literal[1, 3] = 1,
+        descriptors: int = 128,
+        global_pooling: Literal["attention", "average"] = "attention",
+        channel_resampling: bool = True,
+        spatial_gating: bool = True,
+        learnable_alpha: bool = True,
+        learnable_beta: bool = True,
+        dense: bool = True,
+        lite: bool = False,
+        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(backbone=backbone, num_classes=num_classes)
+        self.laterals = Laterals(backbone.channels, channels, kernel_size=lateral_kernel_size)
+        stages = range(1, len(STAGES) + 1)
+        if global_pooling == "average":
+            descriptors = 1
+        self.aggregations = nn.ModuleList(
+            SemanticAggregation(channels, descriptors, global_pooling=global_pooling)
+            for _ in (stages if dense else (1,))
+        )
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(
+                ContextFusion(
+                    channels,
+                    descriptors,
+                    channel_resampling=channel_resampling,
+                    spatial_gating=spatial_gating,
+                    learnable_alpha=learnable_alpha,
+                    learnable_beta=learnable_beta,
+                    lite=lite,
+                    affinity_scaling=affinity_scaling,
+                )
+                for _ in range(stage if dense else 1)
+            )
+            for stage in stages
+        )
+        self.head = PyramidHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return resize_like(self.head(self._decode(images)), images)
+
+    def explain(self, images: Tensor) -> dict[str, Tensor]:
+        """What Figures 3 and 5 show, and what it comes from.
+
+        Returns:
+            `attention_1` (and with the dense decoder `attention_2`, `attention_3`): the attention maps of the semantic
+            aggregation blocks, (B, N, h, w). For each stage, of its last fusion block, with S one of res4, res3, res2:
+            `decoder_S` (A), `descriptor_map_S` (M), `enhanced_S` (E), `encoder_S` (B), `refined_S` (G), and
+            `gate_S` (sigmoid of M) if there is spatial gating: (B, C, H, W).
+        """
+        explained: dict[str, Tensor] = {}
+        self._decode(images, explained)
+        return explained
+
+    def _decode(self, images: Tensor, explained: dict[str, Tensor] | None = None) -> list[Tensor]:
+        """The stages of the decoder from coarse to fine, (B, C, H_i, W_i); fills `explained` where it is given."""
+        *encoder_maps, x = self.laterals(self.backbone(images))
+        stages = [x]
+        all_descriptors: list[Tensor] = []
+        for name, blocks, encoder_map in zip(STAGES, self.decoder, reversed(encoder_maps), strict=True):
+            if len(all_descriptors) < len(self.aggregations):
+                aggregation = self.aggregations[len(all_descriptors)]
+                assert isinstance(aggregation, SemanticAggregation)
+                all_descriptors.append(aggregation(x))  # (B, C, N)
+                if explained is not None:
+                    explained[f"attention_{len(all_descriptors)}"] = aggregation.attention(x)
+            x = resize_like(x, encoder_map)  # (B, C, H, W)
+            assert isinstance(blocks, nn.ModuleList)
+            for block, descriptors in zip(blocks, all_descriptors, strict=True):
+                assert isinstance(block, ContextFusion)
+                if explained is not None:
+                    context = block.explain(descriptors, x, encoder_map)
+                    explained.update({f"{key}_{name}": value for key, value in context.items()})
+                x = block(descriptors, x, encoder_map)
+            stages.append(x)
+        return stages
+
+
+class SemanticAggregation(nn.Module):
+    """Semantic Aggregation Block: gathers semantic descriptors from a map by global attention pooling (Eq. 1).
+
+    ``D = X_feat X_am^T``, with ``X_feat = phi(X)`` and ``X_am = softmax(theta(X))`` over the positions.
+
+    Args:
+        channels: C.
+        descriptors: N.
+        global_pooling: "attention", or "average" for global average pooling in its place (GAP-GEM, Table IV): every
+            attention map is uniform, so that all descriptors are one.
+    """
+
+    def __init__(
+        self, channels: int, descriptors: int, *, global_pooling: Literal["attention", "average"] = "attention"
+    ) -> None:
+        super().__init__()
+        self.descriptors = descriptors
+        self.features = nn.Conv2d(channels, channels, kernel_size=1)  # phi
+        self.attend = (
+            nn.Conv2d(channels, descriptors, kernel_size=1) if global_pooling == "attention" else None
+        )  # theta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, N)."""
+        return self.features(x).flatten(2) @ self.attention(x).flatten(2).mT
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The attention maps, each of sum 1: (B, C, h, w) -> (B, N, h, w)."""
+        size = x.shape[-2:]
+        if self.attend is None:
+            return x.new_full((x.shape[0], self.descriptors, *size), 1 / size.numel())
+        return self.attend(x).flatten(2).softmax(dim=2).unflatten(2, size)
+
+
+class SemanticDistribution(nn.Module):
+    """Semantic Distribution Module: gives each position of a decoder map its own mixture of the descriptors (Eq. 2, 3).
+
+    ``M = D A_av`` with ``A_av = softmax(varphi(A))`` over the descriptors, and ``E = Psi(A + alpha M)``.
+
+    Args:
+        channels: C.
+        descriptors: N.
+        learnable_alpha: Whether alpha is learned, from 0, so that training starts without the descriptors; else it is
+            1.
+        lite: Whether Psi is a depthwise separable convolution.
+    """
+
+    def __init__(self, channels: int, descriptors: int, *, learnable_alpha: bool = True, lite: bool = False) -> None:
+        super().__init__()
+        self.attend = nn.Conv2d(channels, descriptors, kernel_size=1)  # varphi
+        self.alpha: nn.Parameter | float = _scalar(0.0) if learnable_alpha else 1.0
+        self.enhance = _fusion_convolution(channels, lite)  # Psi
+
+    def forward(self, descriptors: Tensor, decoder_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Distributes the descriptors.
+
+        Args:
+            descriptors: D, (B, C, N).
+            decoder_map: A, (B, C, H, W).
+
+        Returns:
+            The enhanced decoder map E and the semantic descriptor map M, each (B, C, H, W).
+        """
+        attention = self.attend(decoder_map).softmax(dim=1)  # (B, N, H, W)
+        # Position by position, so that M lies in memory as the convolutions' maps do (channels last)
+        descriptor_map = (attention.flatten(2).mT @ descriptors.mT).mT.unflatten(2, decoder_map.shape[-2:])
+        return self.enhance(decoder_map + self.alpha * descriptor_map), descriptor_map
+
+
+class LocalRefinement(nn.Module):
+    """Local Refinement Module: an encoder map without its noise (Section III-B, Eq. 4 and 5).
+
+    Channel resampling, ``F = softmax(E B^T) B`` over the encoder's channels, and spatial gating, ``G = F sigmoid(M)``.
+
+    Args:
+        channel_resampling: Whether the first is done; else F = B.
+        spatial_gating: Whether the second is done; else G = F.
+        affinity_scaling: What the affinity E B^T is divided by: "none", the number of pixels ("mean") or its square
+            root ("square_root").
+    """
+
+    def __init__(
+        self,
+        *,
+        channel_resampling: bool = True,
+        spatial_gating: bool = True,
+        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+    ) -> None:
+        super().__init__()
+        self.channel_resampling = channel_resampling
+        self.spatial_gating = spatial_gating
+        self.exponent = {"none": 0.0, "square_root": -0.5, "mean": -1.0}[affinity_scaling]
+
+    def forward(self, encoder_map: Tensor, enhanced: Tensor, descriptor_map: Tensor) -> Tensor:
+        """Refines B with the guidance of E and M; all of them, and the result G, are (B, C, H, W)."""
+        refined = self.resample(encoder_map, enhanced) if self.channel_resampling else encoder_map
+        return refined * descriptor_map.sigmoid() if self.spatial_gating else refined
+
+    def resample(self, encoder_map: Tensor, enhanced: Tensor) -> Tensor:
+        """Channel resampling (Eq. 4): F, (B, C, H, W)."""
+        size = encoder_map.shape[-2:]
+        encoder_pixels = encoder_map.flatten(2).mT  # (B, HW, C)
+        decoder_channels = enhanced.flatten(2) * size.numel() ** self.exponent  # scaled first: sums stay in range
+        attention = (decoder_channels @ encoder_pixels).softmax(dim=2)  # (B, C of the decoder, C of the encoder)
+        return (encoder_pixels @ attention.mT).mT.unflatten(2, size)
+
+
+class ContextFusion(nn.Module):
+    """Context Fusion Block: global enhancement and local refinement of one decoder stage (Section III-C, Eq. 6).
+
+    ``O = Phi(E + beta G)``.
+
+    Args:
+        channels: C.
+        descriptors: N.
+        channel_resampling: See `LocalRefinement`.
+        spatial_gating: See `LocalRefinement`.
+        learnable_alpha: See `SemanticDistribution`.
+        learnable_beta: Whether beta is learned, from 1; else it is 1.
+        lite: Whether Psi and Phi are depthwise separable convolutions.
+        affinity_scaling: See `LocalRefinement`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        descriptors: int,
+        *,
+        channel_resampling: bool = True,
+        spatial_gating: bool = True,
+        learnable_alpha: bool = True,
+        learnable_beta: bool = True,
+        lite: bool = False,
+        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+    ) -> None:
+        super().__init__()
+        self.distribution = SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite)
+        self.refinement = LocalRefinement(
+            channel_resampling=channel_resampling, spatial_gating=spatial_gating, affinity_scaling=affinity_scaling
+        )
+        self.beta: nn.Parameter | float = _scalar(1.0) if learnable_beta else 1.0
+        self.fuse = _fusion_convolution(channels, lite)  # Phi
+
+    def forward(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> Tensor:
+        """D (B, C, N), A (B, C, H, W), B (B, C, H, W) -> O (B, C, H, W)."""
+        enhanced, descriptor_map = self.distribution(descriptors, decoder_map)
+        refined = self.refinement(encoder_map, enhanced, descriptor_map)
+        return self.fuse(enhanced + self.beta * refined)
+
+    def explain(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> dict[str, Tensor]:
+        """All that Eq. 2 to 5 compute on the way, by name."""
+        enhanced, descriptor_map = self.distribution(descriptors, decoder_map)
+        explained = {
+            "decoder": decoder_map,
+            "descriptor_map": descriptor_map,
+            "enhanced": enhanced,
+            "encoder": encoder_map,
+            "refined": self.refinement(encoder_map, enhanced, descriptor_map),
+        }
+        if self.refinement.spatial_gating:
+            explained["gate"] = descriptor_map.sigmoid()
+        return explained
+
+
+def _scalar(value: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(value))
+
+
+def _fusion_convolution(channels: int, lite: bool) -> nn.Sequential:
+    """The 3x3 convolution of Eq. 3 and Eq. 6, with batch norm and ReLU; depthwise separable in AGLN-Lite."""
+    if not lite:
+        return ConvNormAct(channels, channels, 3)
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, kernel_size=1, bias=False),
+        BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
