@@ -3,7 +3,7 @@ folders."""
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,16 +132,12 @@ def predict(
         InputError: The run has no model, an image can't be found or read, or a file exists already.
     """
     network = load(run, device=choose_device(device))
-    targets = _targets(images, Path(out))
-    written = [*targets]
+    companions: list[Callable[[Path], Path]] = []
     if overlays:
-        written += map(_overlay_path, targets)
+        companions.append(_overlay_path)
     if probabilities:
-        written += map(_probabilities_path, targets)
-    with ThreadPoolExecutor() as pool:  # a file that can't be read is found before any is written
-        for _ in pool.map(_require_readable, targets.values()):
-            pass
-    _require_free(written, {file.resolve() for file in targets.values()}, overwrite)
+        companions.append(_probabilities_path)
+    targets = checked_targets(images, out, companions, overwrite=overwrite)
     for target, source in targets.items():
         prediction = segment(network, source, scales=scales, flip=flip, window=window, probabilities=probabilities)
         with written_whole(target) as unfinished:
@@ -153,6 +149,36 @@ def predict(
             with written_whole(_probabilities_path(target)) as unfinished, unfinished.open("wb") as file:
                 np.save(file, prediction.probabilities.astype(np.float16))
     return list(targets)
+
+
+def checked_targets(
+    images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    companions: Sequence[Callable[[Path], Path]] = (),
+    *,
+    overwrite: bool = False,
+) -> dict[Path, Path]:
+    """Where the picture made of each image file goes; finds what stands in the way before anything is written.
+
+    Args:
+        images: Image files, folders of them, or patterns such as "photos/*.jpg".
+        out: The folder to write to.
+        companions: Each gives the path of another file that is written beside a picture.
+        overwrite: Whether files may be replaced; an image that is read never is.
+
+    Returns:
+        The image file of each picture's file, OUT/NAME.png.
+
+    Raises:
+        InputError: An image can't be found or read, or a file exists already.
+    """
+    targets = _targets(images, Path(out))
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_require_readable, targets.values()):
+            pass
+    written = [*targets, *(companion(target) for companion in companions for target in targets)]
+    _require_free(written, {file.resolve() for file in targets.values()}, overwrite)
+    return targets
 
 
 def _require_readable(file: Path) -> None:
@@ -177,7 +203,7 @@ def _require_free(written: Sequence[Path], sources: set[Path], overwrite: bool) 
 
 
 def _targets(images: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], out: Path) -> dict[Path, Path]:
-    """The mask's file for each image; two images of one name, which would share it, are refused."""
+    """The image of each OUT/NAME.png; two images of one name, which would share it, are refused."""
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     files = list(dict.fromkeys(file for one in given for file in _files(os.fspath(one))))
     if not files:

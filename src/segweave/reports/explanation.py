@@ -1,0 +1,297 @@
+"""The sheet of `segweave explain`: an image, what a network saw in it, and the maps it used on the way."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segweave.data.dataset import Colour
+from segweave.losses import IGNORE_INDEX
+from segweave.reports.pictures import heat_map, legend, overlay
+
+Map = NDArray[np.float32]
+
+COLUMNS = 7
+"""Pictures in a row: principal components, mean, single channels."""
+SINGLE_CHANNELS = COLUMNS - 2
+TILE = 208
+"""Width of a picture; one so tall that it would be higher than `TALLEST` widths is narrower."""
+TALLEST = 1.5
+GAP, MARGIN = 12, 28
+ROOM = COLUMNS * TILE + (COLUMNS - 1) * GAP
+"""Width between the margins."""
+WIDE = 2 * TILE + GAP
+"""Width of a picture over two columns."""
+BAR_HEIGHT, AXIS_WIDTH = 84, 64
+
+TITLE_SIZE, NAME_SIZE, TEXT_SIZE, SMALLEST_SIZE = 19, 15, 12, 10
+INK, FAINT, RULE, BAR = (24, 28, 34), (98, 104, 114), (222, 225, 230), (37, 99, 235)
+NEGLIGIBLE = 1e-4
+"""A principal component of a smaller share of the variance is left out: it may be a rounding error, enlarged."""
+
+
+def explanation_sheet(
+    maps: Mapping[str, Map],
+    *,
+    image: NDArray[np.uint8],
+    mask: NDArray[Any],
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    title: str,
+) -> Image.Image:
+    """Draws maps under the image and its segmentation, a row each, in the order given.
+
+    A map of several channels is drawn as its three strongest principal components (as red, green and blue), as the mean
+    over its channels, laid over the image, and as the channels that vary most. A map of one channel is laid over the
+    image; of a map of one pixel (a gate) the channels' values are drawn as bars, in descending order.
+
+    Args:
+        maps: By name, each (C, h, w). Values that aren't finite count as the least. Neighbours whose names end alike
+            (`encoder_res4`, `refined_res4`) stand together.
+        image: (H, W, 3).
+        mask: (H, W), integers: the class of each pixel.
+        classes: The names of the K classes.
+        palette: Their colours.
+        title: What the sheet is of.
+    """
+    rows = [_heading(image, mask, classes, palette, title)]
+    groups = [None, *(name.rpartition("_")[2] for name in maps)]
+    for (group_above, group), (name, values) in zip(pairwise(groups), maps.items(), strict=True):
+        if group != group_above:
+            rows.append(_rule())
+        rows.append(_row(name, _finite(values), image))
+    page = Image.new("RGB", (ROOM + 2 * MARGIN, sum(row.height for row in rows) + 2 * MARGIN), "white")
+    top = MARGIN
+    for row in rows:
+        page.paste(row, (MARGIN, top))
+        top += row.height
+    return page
+
+
+def principal_components(values: Map) -> tuple[Map, Map]:
+    """Projects each pixel's vector of channels onto the three directions in which these vary most.
+
+    Each direction's sign is such that the channel with the greatest weight in it counts positively.
+
+    Args:
+        values: (C, h, w), C from 3 up.
+
+    Returns:
+        (3, h, w): the components, of mean 0, the strongest first; 0 where a map has fewer. And (3,): their shares of
+        the map's variance, in [0, 1].
+    """
+    pixels = values.reshape(len(values), -1)
+    pixels = pixels - pixels.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)  # a constant becomes 0
+    covariance = (pixels @ pixels.T / pixels.shape[1]).astype(np.float64)
+    variances, directions = np.linalg.eigh(covariance)  # ascending
+    variances, directions = variances[:-4:-1].clip(min=0), directions[:, :-4:-1]
+    shares = variances / (np.trace(covariance) or 1.0)
+    directions *= np.sign(directions[np.abs(directions).argmax(axis=0), range(3)])
+    directions[:, shares < NEGLIGIBLE] = 0
+    components = directions.T.astype(np.float32) @ pixels
+    return components.reshape(3, *values.shape[1:]), shares.astype(np.float32)
+
+
+def most_varying(values: Map, count: int) -> list[int]:
+    """The channels of (C, h, w) with the greatest variance over the pixels, that first."""
+    variances = values.reshape(len(values), -1).astype(np.float64).var(axis=1)
+    return [int(channel) for channel in np.argsort(-variances, kind="stable")[:count]]
+
+
+def _heading(
+    image: NDArray[np.uint8], mask: NDArray[Any], classes: Sequence[str], palette: Sequence[Colour], title: str
+) -> Image.Image:
+    """The title, the image, its segmentation, and beside them the legend and how to read the rows."""
+    size = _size(image, WIDE)
+    enlarged = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    enlarged_mask = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    segmented = Image.fromarray(overlay(np.asarray(enlarged), np.asarray(enlarged_mask), palette))
+    left = 2 * (WIDE + GAP)
+    key = _key(mask, classes, palette, ROOM - left)
+    top = TITLE_SIZE + 22
+    strip = _strip(top + max(size[1] + TEXT_SIZE + 10, key.height) + GAP)
+    draw = ImageDraw.Draw(strip)
+    draw.text((0, 0), title, fill=INK, font=_font(TITLE_SIZE, bold=True))
+    for column, (picture, caption) in enumerate([(enlarged, "image"), (segmented, "segmentation")]):
+        x = column * (WIDE + GAP)
+        strip.paste(picture, (x, top))
+        draw.text((x, top + size[1] + 5), caption, fill=FAINT, font=_font(TEXT_SIZE))
+    strip.paste(key, (left, top))
+    return strip
+
+
+def _key(mask: NDArray[Any], classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
+    """The legend of the classes that occur, and what the colours of the rows mean."""
+    present = [k for k in np.unique(mask) if k != IGNORE_INDEX]
+    chips = legend([classes[k] for k in present], [palette[k] for k in present], width)
+    inset = 12  # of the legend
+    notes = [
+        ("components", "the three directions in which a map's features vary most, as red, green, blue:"),
+        ("", "alike in colour, alike in features; and their shares of the variance"),
+        ("mean", "over a map's channels, laid over the image"),
+        ("channel", "one of those that vary most over the image, and its least and greatest value"),
+    ]
+    line = TEXT_SIZE + 7
+    page = Image.new("RGB", (width, chips.height + 48 + line * len(notes)), "white")
+    page.paste(chips, (0, 0))
+    draw = ImageDraw.Draw(page)
+    top = chips.height + 4
+    _draw_colour_bar(page, inset, top)
+    top += 32
+    for term, text in notes:
+        draw.text((inset, top), term, fill=INK, font=_font(TEXT_SIZE, bold=True))
+        draw.text((inset + 94, top), text, fill=FAINT, font=_font(TEXT_SIZE))
+        top += line
+    return page
+
+
+def _draw_colour_bar(page: Image.Image, left: int, top: int) -> None:
+    draw, font = ImageDraw.Draw(page), _font(TEXT_SIZE)
+    draw.text((left, top), "least", fill=FAINT, font=font)
+    bar = _coloured(np.linspace(0, 1, 160, dtype=np.float32)[None], (160, 14))
+    page.paste(bar, (left + 42, top + 1))
+    draw.text((left + 42 + 160 + 8, top), "greatest value of each picture", fill=FAINT, font=font)
+
+
+def _row(name: str, values: Map, image: NDArray[np.uint8]) -> Image.Image:
+    """One map: its name and shape, and under them pictures that suit its shape."""
+    channels, height, width = values.shape
+    if height == width == 1:
+        shape, body = f"{_counted(channels, 'channel')}, one value each", _bars(values[:, 0, 0])
+    else:
+        shape = f"{_counted(channels, 'channel')} of {height} \N{MULTIPLICATION SIGN} {width}"
+        body = _attention(values[0], image) if channels == 1 else _features(values, image)
+    top = NAME_SIZE + 11
+    strip = _strip(top + body.height + GAP)
+    draw = ImageDraw.Draw(strip)
+    draw.text((0, NAME_SIZE), name, fill=INK, font=_font(NAME_SIZE, bold=True), anchor="ls")
+    indent = _font(NAME_SIZE, bold=True).getlength(name) + 10
+    draw.text((indent, NAME_SIZE), shape, fill=FAINT, font=_font(TEXT_SIZE), anchor="ls")
+    strip.paste(body, (0, top))
+    return strip
+
+
+def _attention(values: Map, image: NDArray[np.uint8]) -> Image.Image:
+    """A map (h, w) of one channel: over the image and alone, each as large as the image in the heading."""
+    size = _size(image, WIDE)
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    pictures = [Image.fromarray(heat_map(values, resized)), _coloured(values, size)]
+    return _captioned(pictures, ["over the image", _range(values)], WIDE)
+
+
+def _features(values: Map, image: NDArray[np.uint8]) -> Image.Image:
+    """A map of several channels, (C, h, w)."""
+    size = _size(image, TILE)
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    pictures, captions = [], []
+    if len(values) >= 3:
+        components, shares = principal_components(values)
+        pictures.append(_components_picture(components, size))
+        captions.append("components: {:.0f}, {:.0f} and {:.0f} %".format(*(100 * shares)))
+    mean = values.mean(axis=0)
+    pictures.append(Image.fromarray(heat_map(mean, resized)))
+    captions.append(f"mean: {_range(mean)}")
+    for channel in most_varying(values, SINGLE_CHANNELS):
+        pictures.append(_coloured(values[channel], size))
+        captions.append(f"channel {channel}: {_range(values[channel])}")
+    return _captioned(pictures, captions, TILE)
+
+
+def _components_picture(components: Map, size: tuple[int, int]) -> Image.Image:
+    """Components (3, h, w) as red, green and blue, 0 as middle grey."""
+    spread = np.abs(components).max(axis=(1, 2), keepdims=True)
+    unit = 0.5 + 0.5 * components / np.maximum(spread, np.finfo(np.float32).tiny)
+    bands = [Image.fromarray(np.rint(255 * band).astype(np.uint8)) for band in unit]
+    return Image.merge("RGB", bands).resize(size, Image.Resampling.BILINEAR)
+
+
+def _coloured(values: Map, size: tuple[int, int]) -> Image.Image:
+    """A map (h, w) from its least value (dark) to its greatest (light), enlarged as networks enlarge theirs."""
+    least, greatest = values.min(), values.max()
+    unit = (values - least) / (greatest - least or 1)
+    enlarged = np.asarray(Image.fromarray(unit).resize(size, Image.Resampling.BILINEAR))
+    return Image.fromarray(matplotlib.colormaps["inferno"](enlarged, bytes=True)[..., :3])
+
+
+def _bars(values: Map) -> Image.Image:
+    """The values (C,) as bars from zero, in descending order, with an axis on the left."""
+    ordered = np.sort(values)[::-1].astype(float)
+    greatest, least = max(ordered[0], 0.0), min(ordered[-1], 0.0)
+    scale = BAR_HEIGHT / (greatest - least or 1.0)
+    heights = {value: round((greatest - value) * scale) for value in (0.0, greatest, least)}
+    strip = _strip(TEXT_SIZE + BAR_HEIGHT + TEXT_SIZE + 12)
+    draw, font, top = ImageDraw.Draw(strip), _font(TEXT_SIZE), TEXT_SIZE // 2
+    edges = np.linspace(AXIS_WIDTH, ROOM, len(ordered) + 1).round().astype(int).tolist()
+    for value, (left, right) in zip(ordered, pairwise(edges), strict=True):
+        ends = sorted((top + heights[0.0], top + round((greatest - value) * scale)))
+        spaced = right - 2 if right - left > 3 else right - 1
+        draw.rectangle((left, ends[0], max(spaced, left), ends[1]), fill=BAR)
+    for value, height in heights.items():
+        draw.line((AXIS_WIDTH - 6, top + height, ROOM, top + height), fill=RULE if value else FAINT)
+        if not value or abs(height - heights[0.0]) > TEXT_SIZE:  # else the two numbers would overlap
+            draw.text((AXIS_WIDTH - 10, top + height), _number(value), fill=FAINT, font=font, anchor="rm")
+    caption = f"channels in descending order: {_range(values)}, mean {_number(values.mean())}"
+    draw.text((AXIS_WIDTH, top + BAR_HEIGHT + 6), caption, fill=FAINT, font=font)
+    return strip
+
+
+def _captioned(pictures: Sequence[Image.Image], captions: Sequence[str], pitch: int) -> Image.Image:
+    """Pictures side by side, a column of `pitch` pixels each, and the caption of each under it."""
+    height = max(picture.height for picture in pictures)
+    strip = _strip(height + TEXT_SIZE + 10)
+    draw = ImageDraw.Draw(strip)
+    for column, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x = column * (pitch + GAP)
+        strip.paste(picture, (x, 0))
+        size = next(
+            (size for size in range(TEXT_SIZE, SMALLEST_SIZE, -1) if _font(size).getlength(caption) <= pitch),
+            SMALLEST_SIZE,
+        )
+        draw.text((x, height + 4), caption, fill=FAINT, font=_font(size))
+    return strip
+
+
+def _rule() -> Image.Image:
+    strip = _strip(2 * GAP)
+    ImageDraw.Draw(strip).line((0, GAP - 4, ROOM, GAP - 4), fill=RULE)
+    return strip
+
+
+def _strip(height: int) -> Image.Image:
+    return Image.new("RGB", (ROOM, height), "white")
+
+
+def _size(image: NDArray[np.uint8], width: int) -> tuple[int, int]:
+    """Width and height of a picture of the image's proportions."""
+    scale = min(width / image.shape[1], TALLEST * width / image.shape[0])
+    return max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+
+
+def _finite(values: Map) -> Map:
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, values[finite].min() if finite.any() else 0)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _range(values: Map) -> str:
+    return f"{_number(values.min())} to {_number(values.max())}"
+
+
+def _number(value: float | np.floating) -> str:
+    return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

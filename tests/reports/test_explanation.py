@@ -1,0 +1,226 @@
+"""The sheet of maps: what is computed exactly, what is drawn by the pixels that tell it."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segweave.reports.explanation import (
+    BAR,
+    MARGIN,
+    ROOM,
+    TILE,
+    WIDE,
+    explanation_sheet,
+    most_varying,
+    principal_components,
+)
+
+CLASSES = ["road", "tree"]
+PALETTE = [(200, 0, 0), (0, 0, 255)]
+GENERATOR = np.random.default_rng(0)
+IMAGE = GENERATOR.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+MASK = np.repeat([0, 1], 20)[:, None].repeat(56, axis=1).astype(np.uint8)
+
+
+def sheet(image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: NDArray[np.floating]) -> Image.Image:
+    return explanation_sheet(
+        {name: values.astype(np.float32) for name, values in maps.items()},
+        image=image,
+        mask=mask,
+        classes=CLASSES,
+        palette=PALETTE,
+        title="a.png",
+    )
+
+
+def row(*, image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: NDArray[np.floating]) -> NDArray[Any]:
+    """What maps add to the sheet: (H, W, 3), without the margins."""
+    start = sheet(image, mask).height - MARGIN
+    return np.asarray(sheet(image, mask, **maps))[start:-MARGIN, MARGIN:-MARGIN].astype(int)
+
+
+def noise(*shape: int) -> NDArray[np.float64]:
+    return np.random.default_rng(1).normal(size=shape)
+
+
+def mixed(strengths: tuple[float, ...], channels: int = 8) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(C, 6, 8): a mixture of N uncorrelated patterns, each of another strength, and the patterns, (N, 6, 8)."""
+    generator = np.random.default_rng(2)
+    columns = np.hstack([np.ones((48, 1)), generator.normal(size=(48, len(strengths)))])
+    patterns = np.linalg.qr(columns)[0].T[1:]  # at right angles to the ones: of mean 0
+    directions = np.linalg.qr(generator.normal(size=(channels, len(strengths))))[0]
+    values = directions @ (np.array(strengths)[:, None] * patterns)
+    return (values + generator.normal(size=(channels, 1))).reshape(channels, 6, 8), patterns.reshape(-1, 6, 8)
+
+
+def test_principal_components_are_the_patterns_that_were_mixed():
+    values, patterns = mixed((3.0, 2.0, 1.0))
+    components, shares = principal_components(values.astype(np.float32))
+    assert components.shape == (3, 6, 8)
+    np.testing.assert_allclose(shares, np.array([9, 4, 1]) / 14, atol=1e-5)
+    for component, pattern, strength in zip(components, patterns, (3, 2, 1), strict=True):
+        sign = np.sign((component * pattern).sum())
+        np.testing.assert_allclose(sign * component, strength * pattern, atol=1e-5)
+
+
+def test_the_sign_of_a_component_is_that_of_its_strongest_channel():
+    pattern = np.linspace(-1, 1, 12).reshape(3, 4)
+    for weights in ([-0.1, 0.2, -2.0], [0.1, -0.2, 2.0]):
+        values = np.array(weights)[:, None, None] * pattern
+        components, _ = principal_components(values.astype(np.float32))
+        assert (components[0] * values[2]).sum() > 0
+
+
+def test_components_that_a_map_does_not_have_are_zero():
+    values, _ = mixed((1000.0,))
+    components, shares = principal_components(values.astype(np.float32))
+    assert np.abs(components[0]).max() > 1
+    np.testing.assert_array_equal(components[1:], 0)
+    assert shares[0] == pytest.approx(1)
+
+
+def test_a_constant_map_has_no_components():
+    values = np.full((5, 6, 8), 0.1, np.float32) * np.arange(5, dtype=np.float32)[:, None, None]
+    components, shares = principal_components(values)
+    np.testing.assert_array_equal(components, 0)
+    np.testing.assert_array_equal(shares, 0)
+
+
+def test_most_varying_channels_come_first():
+    spread = np.array([1.0, 5.0, 0.0, 3.0])[:, None, None]
+    offset = np.array([50.0, 0.0, 900.0, 0.0])[:, None, None]
+    values = (offset + spread * np.linspace(-1, 1, 12).reshape(1, 3, 4)).astype(np.float32)
+    assert most_varying(values, 3) == [1, 3, 0]
+    assert most_varying(values, 9) == [1, 3, 0, 2]
+
+
+def test_the_heading_shows_the_image_and_the_segmentation():
+    black = np.zeros_like(IMAGE)
+    page = np.asarray(sheet(black)).astype(int)
+    assert page.shape[1] == ROOM + 2 * MARGIN
+    middle = MARGIN + 41 + WIDE * 40 // 56 // 2
+    assert page[middle, MARGIN + 10].tolist() == [0, 0, 0]
+    column = page[:, MARGIN + WIDE + 100]
+    red, blue = (column[:, 0] > 90) & (column[:, 2] == 0), (column[:, 2] > 90) & (column[:, 0] == 0)
+    assert red.sum() == pytest.approx(blue.sum(), abs=8)
+    assert np.flatnonzero(red).max() < np.flatnonzero(blue).max(), "the upper half is of class 0"
+    for colour in PALETTE:  # the legend's chips
+        assert (page[:, MARGIN + 2 * WIDE :] == colour).all(axis=-1).sum() > 100
+
+
+def test_the_legend_names_only_classes_that_occur():
+    chips = (np.asarray(sheet(mask=np.zeros_like(MASK))) == PALETTE[1]).all(axis=-1)
+    assert not chips.any()
+
+
+def tile(picture: NDArray[Any], column: int, *, width: int = TILE) -> NDArray[Any]:
+    """The inner part of a row's picture in a column."""
+    left = column * (width + 12)
+    height = width * 40 // 56
+    top = next(y for y in range(25, len(picture)) if (picture[y : y + 20, left + width // 2] != 255).any(axis=-1).all())
+    return picture[top + 5 : top + height - 5, left + 5 : left + width - 5]
+
+
+def test_a_map_of_channels_is_drawn_in_seven_pictures():
+    picture = row(map=noise(16, 10, 14))
+    for column in range(7):
+        assert len(np.unique(tile(picture, column).reshape(-1, 3), axis=0)) > 100
+    pairs = {(a, b) for a in range(7) for b in range(a) if np.array_equal(tile(picture, a), tile(picture, b))}
+    assert not pairs
+
+
+def test_components_colour_a_map_by_its_regions():
+    values = np.zeros((8, 10, 14))
+    values[:4, :, :7] = 1
+    picture = tile(row(map=values), 0)
+    left, right = picture[:, :40].reshape(-1, 3), picture[:, -40:].reshape(-1, 3)
+    assert left.std(axis=0).max() == right.std(axis=0).max() == 0
+    assert np.abs(left[0] - right[0]).max() > 200
+
+
+def test_single_channels_run_from_dark_to_light():
+    values = np.zeros((4, 10, 14))
+    values[2] = np.linspace(-3, 5, 14)
+    channel = tile(row(map=values), 2)
+    colours = matplotlib.colormaps["inferno"]([0, 255], bytes=True)[:, :3]
+    np.testing.assert_array_equal(channel[:, 0], np.broadcast_to(colours[0], channel[:, 0].shape))
+    np.testing.assert_array_equal(channel[:, -1], np.broadcast_to(colours[1], channel[:, -1].shape))
+
+
+@pytest.mark.parametrize(("channels", "pictures"), [(2, 3), (3, 5), (4, 6), (5, 7), (6, 7)])
+def test_few_channels_need_fewer_pictures(channels, pictures):
+    picture = row(map=noise(channels, 10, 14))
+    shown = [(picture[40:120, column * (TILE + 12) : column * (TILE + 12) + TILE] < 250).any() for column in range(7)]
+    assert sum(shown) == pictures
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_a_map_of_one_channel_is_drawn_twice_and_large():
+    values = np.zeros((1, 10, 14))
+    values[..., 10:] = 1
+    picture = row(map=values)
+    over, alone = tile(picture, 0, width=WIDE), tile(picture, 1, width=WIDE)
+    assert (picture[60:200, 2 * (WIDE + 12) :] == 255).all()
+    assert over[:, :100].std() > 5, "the image shows through"
+    assert alone[:, :100].std(axis=(0, 1)).max() == 0
+    for heat in (over, alone):
+        assert heat[:, -60:, 0].mean() > heat[:, :200, 0].mean() + 80
+
+
+def test_a_gate_is_drawn_as_bars_in_descending_order():
+    gate = np.array([0.25, 1.0, 0.0, 0.5]).reshape(4, 1, 1)
+    bars = (row(gate=gate) == BAR).all(axis=-1)
+    heights = bars.sum(axis=0)
+    step = (ROOM - 64) // 4
+    seen = heights[[64 + step // 2 + step * bar for bar in range(4)]]
+    assert seen[:3] == pytest.approx([84, 42, 21], abs=2)
+    assert seen[3] <= 1
+
+
+def test_negative_values_of_a_gate_hang_from_zero():
+    bars = (row(gate=np.array([1.0, -1.0]).reshape(2, 1, 1)) == BAR).all(axis=-1)
+    above, below = (np.flatnonzero(bars[:, column]) for column in (200, ROOM - 200))
+    assert above.max() <= below.min() + 2
+    assert len(above) == pytest.approx(len(below), abs=2)
+
+
+def test_gates_of_more_channels_than_pixels_are_drawn():
+    bars = (row(gate=np.linspace(0, 1, 3000).reshape(-1, 1, 1)) == BAR).all(axis=-1)
+    assert bars[:, 64:-50].any(axis=0).all()
+
+
+def test_maps_whose_names_end_alike_stand_together():
+    values = noise(4, 10, 14)
+    together, apart = row(encoder_res2=values, refined_res2=values), row(encoder_res2=values, encoder_res3=values)
+    assert len(apart) - len(together) == 24
+
+
+@pytest.mark.parametrize("size", [(40, 56), (400, 30), (20, 900), (1, 1)], ids=str)
+def test_every_shape_and_value_is_drawn(size):
+    image = np.full((*size, 3), 90, np.uint8)
+    maps = {
+        f"{value}_{shape}": np.full(shape, value)
+        for shape in [(1, 1, 1), (2, 1, 5), (7, 1, 1), (7, 2, 3), (1, 3, 3)]
+        for value in (0.0, -2.5, 1e-30, 1e18, np.nan, np.inf)
+    }
+    page = sheet(image, np.zeros(size, np.uint8), **maps)
+    assert page.mode == "RGB"
+    assert page.height < 800 * len(maps)
+
+
+def test_values_that_are_not_finite_count_as_the_least():
+    values = noise(5, 4, 6)
+    holed, filled = values.copy(), values.copy()
+    holed[0, 0, 0], filled[0, 0, 0] = np.nan, values.min()
+    np.testing.assert_array_equal(row(map=holed), row(map=filled))
+
+
+def test_captions_tell_the_range():
+    first, second = noise(1, 4, 6), 10 * noise(1, 4, 6)
+    difference = (row(map=first) != row(map=second)).any(axis=-1)
+    assert difference.any()
+    assert np.flatnonzero(difference.any(axis=1)).min() > WIDE * 40 // 56, "below the pictures"
