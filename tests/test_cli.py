@@ -94,6 +94,11 @@ BAD = {
     "no process": ("evaluate two --data data --devices 0", "devices 0: expected 1 or more"),
     "an enormous seed": ("train --data data --out new --seed 99999999999999999999", "seed 9+: expected"),
     "data of nothing": ("data", "expected data check DIR"),
+    "nothing to start from": ("train --data data --out new --init-from mine", "mine: expected the folder of a run"),
+    "scales beside random views": ("evaluate two --data data --random-views 2 --flip", "random_views: expected no"),
+    "nothing to profile": ("profile", "expected the names of one or more models"),
+    "an unknown model to profile": ("profile unet", "'unet': expected one of fcn"),
+    "a small image to profile": ("profile fcn --size 16 64", r"size \[16, 64\]: expected"),
     "an existing sheet": ("data check data --contact-sheet mine/thesis.txt", r"thesis\.txt: exists"),
 }
 
@@ -159,13 +164,23 @@ def test_readme_commands_are_understood(
 ) -> None:
     """Every segweave command in the README runs, on small data."""
     commands = [line.split("#")[0] for line in README.read_text().splitlines() if line.startswith("segweave ")]
-    assert {command.split()[1] for command in commands} == {"data", "train", "evaluate", "predict"}
+    assert {command.split()[1] for command in commands} == {
+        "data",
+        "train",
+        "evaluate",
+        "predict",
+        "explain",
+        "profile",
+    }
     (place / "photos").mkdir()
     shutil.copy(place / "data" / "val" / "images" / "0.png", place / "photos" / "0.png")
+    shutil.copy(place / "data" / "val" / "images" / "0.png", place / "photo.jpg")
     for command in commands:
         words = shlex.split(command.replace("DIR", "data"))[1:]
         if words[0] == "train":
             words += flags({**settings, "epochs": 1})
+        if words[0] == "profile":
+            words += ["--backbone", "test_resnet", "--size", "64", "64", "--rounds", "1"]
         assert main(words) == 0, command
 
 

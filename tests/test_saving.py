@@ -13,7 +13,7 @@ import segweave
 from segweave.errors import InputError
 from segweave.models import create_model
 from segweave.networks.semantic import Labelling, SemanticNetwork
-from segweave.saving import load, save_model
+from segweave.saving import initialise_from, load, save_model
 
 LABELLING = Labelling(("road", "sky", "tree"), ((10, 20, 30), (0, 0, 255), (0, 255, 0)), short_edge=48)
 
@@ -219,3 +219,44 @@ class TestRefusals:
             torch.save(content, path)
         self.assert_refused(run, "model.safetensors", "expected the weights of a pan")
         assert not trace.exists()
+
+
+class TestInitialiseFrom:
+    def test_takes_all_of_a_network_of_the_same_kind(self, run: Path) -> None:
+        torch.manual_seed(7)
+        network = make_network()
+        assert initialise_from(network, run) == []
+        theirs = load(run).state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in network.state_dict().items())
+
+    def test_names_what_has_another_shape(self, run: Path) -> None:
+        torch.manual_seed(7)
+        network = make_network(num_classes=5, decoder_channels=16, kernel_sizes=(3, 3, 3))
+        head = network.head.weight.clone()
+        assert initialise_from(network, run / "model") == [
+            "head.weight (5, 16, 1, 1) is (3, 16, 1, 1) there",
+            "head.bias (5,) is (3,) there",
+        ]
+        assert torch.equal(network.head.weight, head)
+        theirs = load(run).state_dict()
+        ours = network.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours if not name.startswith("head"))
+
+    def test_names_what_the_other_network_does_not_have(self, run: Path) -> None:
+        network = make_network("fcn")
+        left = initialise_from(network, run)
+        assert "head.0.0.weight isn't there" in left
+        assert not any(line.startswith("backbone") for line in left)
+        theirs = load(run).backbone.state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in network.backbone.state_dict().items())
+
+    def test_a_network_without_anything_in_common_is_refused(self, run: Path) -> None:
+        network = create_model("fcn", num_classes=3, backbone="mobilenetv3_small_050", output_stride=32)
+        with pytest.raises(InputError, match="none of its weights fits a fcn on mobilenetv3_small_050"):
+            initialise_from(network, run)
+
+    def test_truncated_weights_are_refused(self, run: Path) -> None:
+        path = run / "model" / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(InputError, match=r"model\.safetensors: expected the weights of a pan"):
+            initialise_from(make_network(), run)

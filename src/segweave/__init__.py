@@ -13,10 +13,12 @@ __all__ = [
     "create_model",
     "demo",
     "evaluate",
+    "explain",
     "list_models",
     "load",
     "open_dataset",
     "predict",
+    "profile",
     "segment",
     "train",
 ]
@@ -24,9 +26,11 @@ __all__ = [
 _HOMES = {
     "demo": "segweave.demonstration",
     "evaluate": "segweave.evaluation.evaluate",
+    "explain": "segweave.explanation",
     "load": "segweave.saving",
     "open_dataset": "segweave.data",
     "predict": "segweave.prediction",
+    "profile": "segweave.profiling",
     "segment": "segweave.prediction",
     "train": "segweave.training.run",
 }

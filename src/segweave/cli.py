@@ -99,6 +99,20 @@ def _predict(words: list[str]) -> None:
     print(f"{len(paths)} mask{'s' * (len(paths) != 1)} written to {arguments['out']}")
 
 
+def _explain(words: list[str]) -> None:
+    from segweave.explanation import explain
+
+    arguments = _parse("explain", words, explain, {"run": None, "images": "+"})
+    for path in explain(**arguments):
+        print(path)
+
+
+def _profile(words: list[str]) -> None:
+    from segweave.profiling import profile
+
+    profile(**_parse("profile", words, profile, {"models": "*"}))
+
+
 def _models(words: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -227,6 +241,8 @@ COMMANDS = {
     "train": Command(_train, "train a network on a folder of images and masks"),
     "evaluate": Command(_evaluate, "evaluate a trained network on a split"),
     "predict": Command(_predict, "segment images, folders of images or patterns"),
+    "explain": Command(_explain, "draw the context that a trained network used for images"),
+    "profile": Command(_profile, "tell what networks cost: parameters, multiply-adds, memory, latency"),
     "models": Command(_models, "list the networks and their options"),
     "datasets": Command(_datasets, "list the data sets that have a name"),
     "data": Command(_data, "check a folder of images and masks: segweave data check DIR"),

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
@@ -59,9 +60,7 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     Raises:
         InputError: There is no model, or its files don't belong together.
     """
-    folder = Path(run)
-    if not (folder / CONFIGURATION_FILE).is_file():
-        folder = folder / "model"
+    folder = _model_folder(run)
     configuration = _read_configuration(folder)
     try:
         labelling = Labelling(
@@ -82,15 +81,64 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
             f"{folder / CONFIGURATION_FILE}: {len(labelling.classes)} classes and {len(labelling.palette)} colours: "
             f"expected {network.num_classes} of each"
         )
-    weights = folder / WEIGHTS_FILE
     try:
-        network.load_state_dict(safetensors.torch.load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise InputError(f"{weights}: expected the weights of a {configuration['model']}: {cause}") from error
+        network.load_state_dict(_read_weights(folder, configuration))
+    except RuntimeError as error:
+        raise _not_its_weights(folder, configuration, error) from error
     network.labelling = labelling
     network.backbone.mean, network.backbone.std = tuple(configuration["mean"]), tuple(configuration["std"])
     return network.to(device).eval()
+
+
+def initialise_from(network: SemanticNetwork, run: str | os.PathLike[str]) -> list[str]:
+    """Takes all weights of a trained network that fit by name and shape, such as all but the classifier of one that was
+    trained on other classes.
+
+    Args:
+        network: Its weights are replaced where the run has fitting ones.
+        run: A run folder, or the folder `model` within one.
+
+    Returns:
+        The weights that stay as they were, each with the reason.
+
+    Raises:
+        InputError: There is no model, or none of its weights fits.
+    """
+    folder = _model_folder(run)
+    configuration = _read_configuration(folder)
+    theirs = _read_weights(folder, configuration)
+    ours = network.state_dict()
+    taken = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
+    if not any(tensor.is_floating_point() for tensor in taken.values()):
+        raise InputError(
+            f"{folder}: a {configuration['model']} on {configuration['backbone']}: none of its weights fits a "
+            f"{network.recipe['model']} on {network.recipe['backbone']}: expected one with the same backbone"
+        )
+    network.load_state_dict(taken, strict=False)
+    return [
+        f"{name} {tuple(tensor.shape)} is {tuple(theirs[name].shape)} there"
+        if name in theirs
+        else f"{name} isn't there"
+        for name, tensor in ours.items()
+        if name not in taken
+    ]
+
+
+def _model_folder(run: str | os.PathLike[str]) -> Path:
+    folder = Path(run)
+    return folder if (folder / CONFIGURATION_FILE).is_file() else folder / "model"
+
+
+def _read_weights(folder: Path, configuration: dict[str, Any]) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise _not_its_weights(folder, configuration, error) from error
+
+
+def _not_its_weights(folder: Path, configuration: dict[str, Any], error: Exception) -> InputError:
+    cause = " ".join(str(error).split())[:200]
+    return InputError(f"{folder / WEIGHTS_FILE}: expected the weights of a {configuration['model']}: {cause}")
 
 
 def _read_configuration(folder: Path) -> dict[str, Any]:

@@ -180,12 +180,13 @@ def test_evaluation_counts_each_sample_once_and_fills_with_nothing(length: int, 
     assert {len(share) for share in shares} == {-(-length // processes)}
     for share in shares:
         for position in range(len(share)):
-            image, mask, name = share[position]
+            image, mask, name, index = share[position]
             if name == "":
                 assert (mask == 255).all()
                 assert image.shape[-2:] == mask.shape
             else:
-                expected = dataset[int(name.split()[1])]
+                assert index == int(name.split()[1])
+                expected = dataset[index]
                 assert torch.equal(image, expected.image.as_subclass(Tensor))
                 assert torch.equal(mask, expected.mask.as_subclass(Tensor))
                 names[name] += 1

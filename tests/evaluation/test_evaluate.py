@@ -17,9 +17,13 @@ from PIL import Image
 
 import segweave
 from segweave.cli import main
+from segweave.data import open_dataset
+from segweave.data.transforms import normalise
 from segweave.errors import InputError
+from segweave.evaluation.confusion import confusion_matrix
 from segweave.evaluation.evaluate import evaluate
 from segweave.evaluation.evaluator import SegmentationResult, worst_and_best
+from segweave.evaluation.inference import Inference
 
 HERE: dict[str, Any] = {"device": "cpu", "workers": 0}
 
@@ -185,6 +189,34 @@ def test_command_line_takes_scales_flip_and_window(run: Path, small_folder: Path
     assert json.loads(out.read_text())["confusion"] == expected.confusion.tolist()
     plain = evaluate(run, data=small_folder, **HERE)
     assert not torch.equal(plain.confusion, expected.confusion)
+
+
+def test_random_views_differ_from_image_to_image_and_with_the_seed(
+    run: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    asked = {"random_views": 2, "scale_range": (0.5, 1.5)}
+    seeds = [evaluate(run, data=small_folder, **asked, seed=seed, **HERE).confusion for seed in (0, 0, 1)]
+    assert torch.equal(seeds[0], seeds[1])
+    assert not torch.equal(seeds[0], seeds[2])
+    network, dataset = segweave.load(run), open_dataset(small_folder, None, "val")
+    inference = Inference(short_edge=network.labelling.short_edge, seed=1, **asked)
+    confusion = torch.zeros_like(seeds[2])
+    for number in range(len(dataset)):
+        image, mask = dataset[number]
+        pixels = normalise(image[None].as_subclass(torch.Tensor), network.backbone.mean, network.backbone.std)
+        with torch.no_grad():
+            prediction = inference(network, pixels, number).argmax(dim=1)[0]
+        confusion += confusion_matrix(prediction, mask.as_subclass(torch.Tensor), len(dataset.classes))
+    assert torch.equal(confusion, seeds[2])
+
+
+def test_command_line_takes_random_views(run: Path, small_folder: Path, tmp_path: Path) -> None:
+    expected = evaluate(run, data=small_folder, random_views=2, scale_range=(0.5, 1.5), seed=3, **HERE)
+    out = tmp_path / "cli.json"
+    words = ["evaluate", str(run), "--data", str(small_folder), "--random-views", "2", "--scale-range", "0.5", "1.5"]
+    words += ["--seed", "3", "--device", "cpu", "--workers", "0", "--out", str(out)]
+    assert main(words) == 0
+    assert json.loads(out.read_text())["confusion"] == expected.confusion.tolist()
 
 
 def test_command_line_answers_bad_input_in_one_line(

@@ -191,6 +191,30 @@ def test_windows_go_with_scales_and_flips(pointwise: Recorder) -> None:
     torch.testing.assert_close(windows, whole)
 
 
+def test_random_views_are_averaged(lopsided: Recorder) -> None:
+    images = draw()
+    inference = Inference(random_views=3, scale_range=(0.8, 1.6), seed=4)
+    expected = torch.zeros(1, K, 33, 47)
+    for scale, flipped in inference.views(5):
+        seen = resized(images, (max(round(33 * scale), 32), max(round(47 * scale), round(47 * 32 / 33))))
+        logits = lopsided.network(seen.flip(-1)).flip(-1) if flipped else lopsided.network(seen)
+        expected += bilinear(logits, (33, 47)).softmax(dim=1) / 3
+    torch.testing.assert_close(inference(lopsided, images, 5).exp(), expected)
+
+
+def test_random_views_are_drawn_for_the_image_and_the_seed() -> None:
+    inference = Inference(random_views=400, seed=4)
+    views = inference.views(5)
+    assert views == Inference(random_views=400, seed=4).views(5)
+    assert views != inference.views(6)
+    assert views != Inference(random_views=400, seed=5).views(5)
+    scales = torch.tensor([scale for scale, _ in views])
+    assert 0.5 <= scales.min() < 0.52
+    assert 1.98 < scales.max() <= 2.0
+    assert abs(scales.mean() - 1.25) < 0.08  # evenly over the scales, as the paper says, not over their logarithms
+    assert 150 < sum(flipped for _, flipped in views) < 250
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -202,6 +226,12 @@ def test_windows_go_with_scales_and_flips(pointwise: Recorder) -> None:
         (lambda: Inference(window=(31, 64)), r"window \[31, 64\].*32"),
         (lambda: Inference(window=(64, 0)), r"window \[64, 0\].*32"),
         (lambda: Inference(short_edge=0), "short_edge 0.*32"),
+        (lambda: Inference(random_views=-1), "random_views -1"),
+        (lambda: Inference(random_views=2, seed=-1), "seed -1"),
+        (lambda: Inference(random_views=2, scales=(0.5, 1.0)), "random_views: expected no scales"),
+        (lambda: Inference(random_views=2, flip=True), "random_views: expected no scales and no flip"),
+        (lambda: Inference(random_views=2, scale_range=(2.0, 0.5)), r"scale_range \[2.0, 0.5\]"),
+        (lambda: Inference(random_views=2, scale_range=(0.0, 0.5)), r"scale_range \[0.0, 0.5\]"),
     ],
 )
 def test_what_cannot_be_used_is_named(make: Callable[[], Inference], message: str) -> None:

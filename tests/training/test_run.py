@@ -1,6 +1,7 @@
 """A whole run: what it writes, that it can be repeated, and what stops it."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import segweave
 from segweave import InputError, TrainingError, train
 from segweave.networks.pan import PAN
 from segweave.training.callbacks import WholeCheckpoints, read_metrics
+from segweave.training.configuration import read_settings
 from segweave.training.run import RUN_FILES
 from tests.small_runs import flags
 
@@ -145,3 +147,27 @@ def test_sync_batch_norm_needs_a_gpu(tmp_path: Path, folder: Path, settings: dic
     with pytest.raises(InputError, match="sync_batch_norm"):
         train(folder, out=tmp_path / "run", **{**settings, "sync_batch_norm": True})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_another(
+    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = settings | {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0}
+    train(folder, out=tmp_path / "tuned", init_from=str(run), **still)
+    assert f"start from {run}" in capsys.readouterr().out.replace("\n", "")
+    before, after = segweave.load(run), segweave.load(tmp_path / "tuned")
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(new, old, msg=name)
+    assert Path(str(read_settings(tmp_path / "tuned" / "config.yaml")["init_from"])).is_absolute()
+
+
+def test_a_resumed_run_does_not_start_from_another_again(
+    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any]
+) -> None:
+    first = tmp_path / "first"
+    train(folder, out=first, **settings | {"epochs": 1, "seed": 5})
+    train(folder, out=tmp_path / "tuned", init_from=str(first), **settings)
+    expected = weights(tmp_path / "tuned")
+    shutil.rmtree(first)
+    train(out=tmp_path / "tuned", resume=True)
+    assert weights(tmp_path / "tuned") == expected

@@ -26,6 +26,8 @@ class LabelledImage(NamedTuple):
     """(H, W), int64."""
     name: str
     """What the data set calls the sample."""
+    number: int
+    """Its index in the data set."""
 
 
 class TrainingSamples(Dataset[LabelledImage]):
@@ -49,7 +51,8 @@ class TrainingSamples(Dataset[LabelledImage]):
             torch.manual_seed(seed_of(self.seed, epoch, index))
             # one byte a pixel is enough for 256 values, and eight times as fast to resize
             image, mask = self.transform(image, tv_tensors.Mask(mask.to(torch.uint8)))
-        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), self.dataset.name(index))
+        name = self.dataset.name(index)
+        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), name, index)
 
 
 class TrainingOrder(Sampler[tuple[int, int]]):
@@ -120,6 +123,7 @@ class EvaluationSamples(Dataset[LabelledImage]):
             raise IndexError(position)
         if index >= len(self.dataset):
             image, mask = self.dataset[0]
-            return LabelledImage(image.as_subclass(Tensor), torch.full_like(mask, IGNORE_INDEX).as_subclass(Tensor), "")
+            ignored = torch.full_like(mask, IGNORE_INDEX).as_subclass(Tensor)
+            return LabelledImage(image.as_subclass(Tensor), ignored, "", 0)
         image, mask = self.dataset[index]
-        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor), self.dataset.name(index))
+        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor), self.dataset.name(index), index)

@@ -28,6 +28,9 @@ def evaluate(
     split: str = "val",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    random_views: int = 0,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    seed: int = 0,
     window: tuple[int, int] | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -45,6 +48,10 @@ def evaluate(
         split: The split's name.
         scales: Factors by which the images are also seen larger and smaller, such as 0.5 0.75 1.0 1.25 1.5 1.75.
         flip: Whether each scale is also seen mirrored.
+        random_views: How many times each image is seen at a random scale, mirrored or not by chance, in place of
+            `scales` and `flip`; 0 for these.
+        scale_range: The random scales are drawn evenly from between these two.
+        seed: Of the random views.
         window: Height and width in pixels of a sliding window, for large images.
         device: auto, cpu, cuda or mps.
         devices: Processes that share the split.
@@ -62,7 +69,15 @@ def evaluate(
         raise InputError(f"workers {workers}: expected 0 or more")
     network = load(run)
     assert network.labelling is not None
-    inference = Inference(tuple(scales), flip, window, network.labelling.short_edge)
+    inference = Inference(
+        scales=tuple(scales),
+        flip=flip,
+        window=window,
+        short_edge=network.labelling.short_edge,
+        random_views=random_views,
+        scale_range=scale_range,
+        seed=seed,
+    )
     dataset = open_dataset(data, root, split, classes=network.labelling.classes)
     if tuple(dataset.classes) != network.labelling.classes:
         raise InputError(

@@ -76,7 +76,7 @@ class SegmentationEvaluator(lightning.LightningModule):
     def validation_step(self, batch: LabelledImage, batch_idx: int) -> None:
         backbone = self.network.backbone
         images = normalise(batch.image, backbone.mean, backbone.std)
-        predictions = self.inference(self.network, images).argmax(dim=1)
+        predictions = self.inference(self.network, images, int(batch.number)).argmax(dim=1)
         for prediction, mask, name in zip(predictions, batch.mask, batch.name, strict=True):
             confusion = confusion_matrix(prediction, mask, len(self.classes))
             self._confusion += confusion

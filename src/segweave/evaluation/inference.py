@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segweave.data.transforms import seed_of
 from segweave.errors import InputError
 from segweave.layers import resize_to
 
@@ -29,15 +30,24 @@ class Inference:
             whole image at once.
         short_edge: Length in pixels that the image's short edge is resized to before anything else; None for the
             image's own size.
+        random_views: How many times each image is seen, at a random scale and mirrored or not by chance, in place of
+            `scales` and `flip`; the class probabilities are averaged. AGLN's multi-scale evaluation (Section IV-A),
+            which doesn't print the number.
+        scale_range: The random scales are drawn evenly from between these two.
+        seed: Of the random views. An image's depend on this and its number alone, not on the process that sees it.
 
     Raises:
-        InputError: There is no scale, or a scale, the window or the edge is not positive.
+        InputError: There is no scale, or a scale, the window or the edge is not positive, or random views are asked for
+            beside fixed ones.
     """
 
     scales: Sequence[float] = (1.0,)
     flip: bool = False
     window: tuple[int, int] | None = None
     short_edge: int | None = None
+    random_views: int = 0
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
@@ -46,27 +56,47 @@ class Inference:
             raise InputError(f"window {list(self.window)}: expected a height and a width from {SMALLEST_SIDE} up")
         if self.short_edge is not None and self.short_edge < SMALLEST_SIDE:
             raise InputError(f"short_edge {self.short_edge}: expected {SMALLEST_SIDE} or more")
+        if self.random_views < 0 or self.seed < 0:
+            raise InputError(f"random_views {self.random_views} and seed {self.seed}: expected 0 or more")
+        if self.random_views and (tuple(self.scales) != (1.0,) or self.flip):
+            raise InputError("random_views: expected no scales and no flip beside it")
+        if not 0 < self.scale_range[0] <= self.scale_range[1] < float("inf"):
+            raise InputError(f"scale_range {list(self.scale_range)}: expected two factors, 0 < smallest <= largest")
 
-    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+    def __call__(self, network: nn.Module, images: Tensor, number: int = 0) -> Tensor:
         """Scores the classes of every pixel.
 
         Args:
             network: Images (B, 3, h, w) to logits (B, K, h, w).
             images: (B, 3, H, W), normalised.
+            number: Of the image in its split: random views are drawn for it.
 
         Returns:
             (B, K, H, W), float32: the higher, the likelier. Logits of a single pass; logarithms of the averaged
             probabilities of several.
         """
-        passes = [(scale, flipped) for scale in self.scales for flipped in ((False, True) if self.flip else (False,))]
-        if len(passes) == 1:
-            return self._pass(network, images, *passes[0])
+        views = self.views(number)
+        if len(views) == 1:
+            return self._pass(network, images, *views[0])
         total: Tensor | None = None
-        for scale, flipped in passes:
+        for scale, flipped in views:
             probabilities = self._pass(network, images, scale, flipped).softmax(dim=1)
             total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
-        return (total / len(passes)).clamp(min=torch.finfo(torch.float32).tiny).log()
+        return (total / len(views)).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def views(self, number: int = 0) -> list[tuple[float, bool]]:
+        """The scale of each pass over an image, and whether it is mirrored.
+
+        Args:
+            number: Of the image in its split.
+        """
+        if not self.random_views:
+            return [(scale, flipped) for scale in self.scales for flipped in ((False, True) if self.flip else (False,))]
+        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
+        scales = torch.empty(self.random_views).uniform_(*self.scale_range, generator=generator)
+        flips = torch.rand(self.random_views, generator=generator) < 0.5
+        return list(zip(scales.tolist(), flips.tolist(), strict=True))
 
     def _pass(self, network: nn.Module, images: Tensor, scale: float, flipped: bool) -> Tensor:
         """The logits at one scale, at the size of `images`."""

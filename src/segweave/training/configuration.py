@@ -39,9 +39,10 @@ class RunConfiguration:
         train_split: The split to train on.
         val_split: The split that is validated on, and by which the best weights are chosen.
         check: Whether every file of the data is read and checked before the first step.
-        model: The network: fcn, pspnet, deeplabv3 or pan.
+        model: The network: fcn, fpn, pspnet, deeplabv3, pan or agln.
         backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
         pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
+        init_from: A run whose weights the network starts from, as far as they fit; what doesn't is told.
         options: The network's own options, such as output_stride (see `segweave models`).
         epochs: Passes over the training split.
         batch_size: Images a step, over all processes.
@@ -79,6 +80,7 @@ class RunConfiguration:
     model: str = "pan"
     backbone: str | None = None
     pretrained: bool = False
+    init_from: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int | None = None
     batch_size: int | None = None

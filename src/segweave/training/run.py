@@ -28,7 +28,7 @@ from segweave.files import written_whole
 from segweave.models import create_model
 from segweave.networks.semantic import Labelling, SemanticNetwork
 from segweave.reports.run import report_run
-from segweave.saving import load
+from segweave.saving import initialise_from, load
 from segweave.training.callbacks import (
     BestModel,
     MetricsFile,
@@ -45,6 +45,8 @@ from segweave.training.segmentation import SegmentationTraining
 RUN_FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model", "report.html")
 """What a run folder holds; `overwrite` removes these and nothing else."""
 
+NAMED_AT_MOST = 8
+"""How many of the weights that `init_from` doesn't give are named."""
 
 FREE_ON_RESUME = ("device", "workers")
 """What may differ when a run is resumed: where it runs, not what it computes."""
@@ -87,6 +89,8 @@ def train(
         if is_first_process():
             _require_free(run, overwrite)
         configuration = configure({**(read_settings(config) if config is not None else {}), **given})
+        if configuration.init_from is not None:
+            configuration = dataclasses.replace(configuration, init_from=_absolute(configuration.init_from))
     require_processes(configuration.devices)
     train_split, val_split, checks = _open_splits(configuration, run if resume else None)
     chosen = configuration
@@ -95,6 +99,9 @@ def train(
     last = run / "checkpoints" / "last.ckpt"
     continued = resume and last.exists()
     network = _create_network(chosen, train_split, pretrained=chosen.pretrained and not continued)
+    not_taken = None
+    if chosen.init_from is not None and not continued:
+        not_taken = initialise_from(network, chosen.init_from)
     module = SegmentationTraining(network, chosen, train=train_split, val=val_split)
     trainer = _create_trainer(chosen, run, console)
 
@@ -102,6 +109,8 @@ def train(
         if not resume:
             _start_folder(run, chosen)
         _print_start(console, configuration, chosen, (train_split, val_split), checks, network)
+        if not_taken is not None:
+            _print_initialised(console, chosen, network, not_taken)
     try:
         trainer.fit(module, ckpt_path=last if continued else None)
     except torch.OutOfMemoryError as error:
@@ -319,6 +328,18 @@ def _print_start(
             table.add_row(field.name, shown, f"--{field.name.replace('_', '-')}")
     if table.rows:
         console.print(table)
+
+
+def _print_initialised(
+    console: Console, configuration: RunConfiguration, network: SemanticNetwork, not_taken: list[str]
+) -> None:
+    """What was taken from another run, and what wasn't."""
+    count = len(network.state_dict())
+    console.print(f"{count - len(not_taken)} of {count} tensors start from {configuration.init_from}", highlight=False)
+    if not_taken:
+        rest = len(not_taken) - NAMED_AT_MOST
+        more = f"; and {rest} more" if rest > 0 else ""
+        console.print(f"not taken: {'; '.join(not_taken[:NAMED_AT_MOST])}{more}", highlight=False)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,283 @@
+"""What a network costs: parameters, multiply-adds, activation memory and latency; the function behind `segweave
+profile`."""
+
+import dataclasses
+import json as json_format
+import statistics
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from segweave.devices import choose_device
+from segweave.errors import InputError
+from segweave.models import create_model
+from segweave.networks.semantic import SemanticNetwork
+from segweave.paper_tables import PAPER_TABLES, PaperTable
+
+COUNTED = (
+    "Multiply-adds are those of convolutions and matrix products (attention's among them), for one image; norms, "
+    "activations, pooling, softmax and resizing are not counted. Activations: the most bytes of tensors that live at "
+    "once in a forward pass, without the weights; in training all that backward needs is kept. Scratch memory inside "
+    "an operation is not counted. Latency: median of forward passes in evaluation."
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs.
+
+    Attributes:
+        model: Its name.
+        backbone: Its backbone's.
+        options: What it was made with beside these.
+        size: Height and width of the images in pixels.
+        batch: Images at once, for memory and latency.
+        device: Where it ran.
+        parameters: Of the `backbone`, the `context` (all between backbone and head), the `head`, and the `total`.
+        multiply_adds: Of `convolutions`, of `matrix_products`, and the `total`, for one image.
+        activation_bytes: In `training` and in `inference`, at the peak of a forward pass.
+        latency: Seconds of a forward pass in evaluation.
+    """
+
+    model: str
+    backbone: str
+    options: dict[str, Any]
+    size: tuple[int, int]
+    batch: int
+    device: str
+    parameters: dict[str, int]
+    multiply_adds: dict[str, int]
+    activation_bytes: dict[str, int]
+    latency: float
+
+
+def profile(
+    models: Sequence[str] | str = (),
+    *,
+    backbone: str = "resnet50",
+    options: Mapping[str, Any] | None = None,
+    num_classes: int = 21,
+    size: tuple[int, int] = (512, 512),
+    batch: int = 1,
+    device: str = "auto",
+    rounds: int = 5,
+    paper: Literal["agln"] | None = None,
+    json: bool = False,
+) -> list[Profile]:
+    """Prints what networks cost, side by side, or a paper's table of costs with its figures beside ours.
+
+    Args:
+        models: Names of networks.
+        backbone: The timm model that all are built on.
+        options: Options of `segweave.create_model`, for all of them.
+        num_classes: K.
+        size: Height and width of the images in pixels.
+        batch: Images at once, for memory and latency.
+        device: auto, cpu, cuda or mps.
+        rounds: Forward passes to time, after one that isn't counted.
+        paper: Instead of `models`: whose table to print, in its own setting ("agln": Table VIII).
+        json: Whether to print JSON instead of a table.
+
+    Returns:
+        What was measured of each network.
+
+    Raises:
+        InputError: A model, an option, or a number can't be used.
+    """
+    names = [models] if isinstance(models, str) else list(models)
+    if (paper is None) == (not names):
+        raise InputError("profile: expected the names of one or more models, or --paper, and not both")
+    if min(size) < 32:
+        raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
+    if batch < 1 or rounds < 1:
+        raise InputError(f"batch {batch} and rounds {rounds}: expected 1 or more")
+    kind = choose_device(device)
+    table = PAPER_TABLES[paper] if paper is not None else None
+    if table is not None:
+        wanted = [(row.model, row.options) for row in table.rows]
+        backbone, num_classes, size = table.backbone, table.num_classes, table.size
+    else:
+        wanted = [(name, dict(options or {})) for name in names]
+    profiles = []
+    for name, model_options in wanted:
+        network = create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
+        profiles.append(profile_network(network.to(kind), size=size, batch=batch, rounds=rounds))
+    if json:
+        print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
+    elif table is not None:
+        _print_paper_table(Console(), table, profiles)
+    else:
+        _print_profiles(Console(), profiles)
+    return profiles
+
+
+def profile_network(
+    network: SemanticNetwork, *, size: tuple[int, int] = (512, 512), batch: int = 1, rounds: int = 5
+) -> Profile:
+    """Measures a network where it is; its mode and its statistics are left as they were.
+
+    Args:
+        network: From `segweave.create_model` or `segweave.load`.
+        size: Height and width of the images in pixels.
+        batch: Images at once, for memory and latency.
+        rounds: Forward passes to time, after one that isn't counted.
+    """
+    device = next(network.parameters()).device
+    images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
+    training = network.training
+    try:
+        network.eval()
+        with torch.no_grad():
+            multiply_adds = count_multiply_adds(network, images[:1])
+            inference = _peak_activation_bytes(network, images)
+            latency = _median_latency(network, images, rounds)
+        statistics_before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        network.train()
+        kept = _peak_activation_bytes(network, images)
+        for name, buffer in network.named_buffers():  # batch norm has seen noise
+            buffer.copy_(statistics_before[name])
+    finally:
+        network.train(training)
+    return Profile(
+        model=network.recipe["model"],
+        backbone=network.recipe["backbone"],
+        options=dict(network.recipe["options"]),
+        size=size,
+        batch=batch,
+        device=device.type,
+        parameters=count_parameters(network),
+        multiply_adds=multiply_adds,
+        activation_bytes={"training": kept, "inference": inference},
+        latency=latency,
+    )
+
+
+def count_parameters(network: SemanticNetwork) -> dict[str, int]:
+    """The parameters of the `backbone`, of the `head` (with auxiliary ones), of the `context` between, and in
+    `total`."""
+    counts = {"backbone": 0, "context": 0, "head": 0}
+    for name, parameter in network.named_parameters():
+        part = name.split(".")[0]
+        group = "backbone" if part == "backbone" else "head" if part.endswith("head") else "context"
+        counts[group] += parameter.numel()
+    return {**counts, "total": sum(counts.values())}
+
+
+def count_multiply_adds(network: nn.Module, images: Tensor) -> dict[str, int]:
+    """The multiply-adds of `convolutions`, of `matrix_products`, and of both in `total`, in one forward pass."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(images)
+    operations = counter.get_flop_counts()["Global"]
+    # torch counts a multiplication and an addition each
+    total = counter.get_total_flops() // 2
+    convolutions = operations.get(torch.ops.aten.convolution, 0) // 2
+    return {"convolutions": convolutions, "matrix_products": total - convolutions, "total": total}
+
+
+def _peak_activation_bytes(network: nn.Module, images: Tensor) -> int:
+    """The most bytes of tensors that live at once in a forward pass, beside the weights and the images."""
+    with _LiveMemory([*network.parameters(), *network.buffers(), images]) as memory:
+        logits = network(images)
+    del logits  # until here it holds all that backward would need
+    return memory.peak
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Adds up the bytes of all tensors that operations make, as long as they live.
+
+    Args:
+        outside: Tensors that aren't counted.
+    """
+
+    def __init__(self, outside: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in outside}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _median_latency(network: SemanticNetwork, images: Tensor, rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        network(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
+    first = profiles[0]
+    height, width = first.size
+    console.print(f"{first.backbone}, images of {height} x {width}, {first.batch} at once, {first.device}\n")
+    table = Table("", *(one.model for one in profiles), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for title, unit, field in (("parameters", "M", "parameters"), ("multiply-adds", "G", "multiply_adds")):
+        for part in reversed(getattr(first, field)):
+            label = title if part == "total" else f"  {part.replace('_', ' ')}"
+            factor = {"M": 1e6, "G": 1e9}[unit]
+            table.add_row(label, *(f"{getattr(one, field)[part] / factor:.2f} {unit}" for one in profiles))
+    for mode in ("training", "inference"):
+        table.add_row(f"activations, {mode}", *(f"{one.activation_bytes[mode] / 2**20:.0f} MiB" for one in profiles))
+    table.add_row("latency", *(f"{1000 * one.latency:.0f} ms" for one in profiles))
+    console.print(table)
+    console.print(f"\n{COUNTED}", style="dim", highlight=False)
+
+
+def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[Profile]) -> None:
+    height, width = paper.size
+    console.print(f"{paper.title}: {paper.backbone}, {paper.num_classes} classes, {height} x {width}\n")
+    table = Table("", "parameters", "paper", "", "multiply-adds", "paper", "", "matrix products", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row, one in zip(paper.rows, profiles, strict=True):
+        parameters, convolutions = one.parameters["total"] / 1e6, one.multiply_adds["convolutions"] / 1e9
+        table.add_row(
+            row.name,
+            f"{parameters:.2f} M",
+            f"{row.parameters:.2f} M",
+            f"{100 * (parameters / row.parameters - 1):+.1f} %",
+            f"{convolutions:.2f} G",
+            f"{row.multiply_adds:.2f} G",
+            f"{100 * (convolutions / row.multiply_adds - 1):+.1f} %",
+            f"{one.multiply_adds['matrix_products'] / 1e9:.2f} G",
+        )
+    console.print(table)
+    console.print(
+        f"\nMultiply-adds of convolutions, as the paper counts; those of matrix products beside. {paper.note}",
+        style="dim",
+        highlight=False,
+    )

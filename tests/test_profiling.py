@@ -1,0 +1,130 @@
+"""What a network costs, against sums done by hand."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segweave import InputError, create_model, profile, profiling
+from segweave.cli import main
+from segweave.paper_tables import PAPER_TABLES
+from segweave.profiling import count_multiply_adds, count_parameters, profile_network
+
+
+def small(name: str = "pspnet") -> nn.Module:
+    return create_model(name, num_classes=3, backbone="test_resnet")
+
+
+class Chain(nn.Module):
+    """Three maps one after the other, each as large as the image: 12 * pixels bytes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images * 2).exp() * 3).add_(1)
+
+
+class Product(nn.Module):
+    """A 3x3 convolution from 3 to 5 channels and the affinity of all pairs of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.convolution(images).flatten(2)
+        return x.mT @ x
+
+
+def test_multiply_adds_of_convolutions_and_matrix_products() -> None:
+    with torch.no_grad():
+        counts = count_multiply_adds(Product(), torch.zeros(1, 3, 8, 10))
+    assert counts == {"convolutions": 80 * 5 * 27, "matrix_products": 80 * 80 * 5, "total": 80 * 5 * 27 + 80 * 80 * 5}
+
+
+def test_activations_live_until_they_are_needed_no_more() -> None:
+    images = torch.rand(2, 3, 8, 10)
+    one_map = images.numel() * 4
+    with torch.no_grad():
+        assert profiling._peak_activation_bytes(Chain(), images) == 2 * one_map
+    # exp keeps its result for backward; the products keep nothing, since they are with constants
+    assert profiling._peak_activation_bytes(Chain(), images.requires_grad_()) == 2 * one_map
+    squares = nn.Sequential(*(Square() for _ in range(4)))  # each keeps what it squares
+    assert profiling._peak_activation_bytes(squares, images) == 4 * one_map
+    with torch.no_grad():
+        assert profiling._peak_activation_bytes(squares, images) == 2 * one_map
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x**2
+
+
+def test_parameters_belong_to_backbone_context_or_head() -> None:
+    network = small()
+    counts = count_parameters(network)
+    assert counts["backbone"] == sum(p.numel() for p in network.backbone.parameters())
+    assert counts["context"] == sum(p.numel() for p in network.context.parameters())
+    heads = [*network.head.parameters(), *network.auxiliary_head.parameters()]
+    assert counts["head"] == sum(p.numel() for p in heads)
+    assert counts["total"] == sum(p.numel() for p in network.parameters())
+
+
+def test_multiply_adds_are_for_one_image_and_memory_for_the_batch() -> None:
+    network = small()
+    one, two = (profile_network(network, size=(64, 64), batch=batch, rounds=1) for batch in (1, 2))
+    assert one.multiply_adds == two.multiply_adds
+    assert two.activation_bytes["inference"] == pytest.approx(2 * one.activation_bytes["inference"], rel=0.02)
+    assert one.activation_bytes["training"] > 2 * one.activation_bytes["inference"]
+    assert one.latency > 0
+
+
+def test_a_profile_leaves_the_network_as_it_was() -> None:
+    network = small().eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    profile_network(network, size=(64, 64), rounds=1)
+    assert not network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_command_line_compares_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["profile", "fcn", "agln", "--backbone", "test_resnet", "--size", "64", "64", "--rounds", "1"]
+    assert main([*words, "--options.output_stride", "32", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "fcn" in printed
+    assert "agln" in printed
+    assert "latency" in printed
+    assert "convolutions and matrix products" in printed
+
+
+def test_command_line_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["profile", "agln", "--backbone", "test_resnet", "--size", "64", "64", "--rounds", "1", "--json"]
+    assert main([*words, "--options.lite", "true", "--num-classes", "4", "--device", "cpu"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    network = create_model("agln", num_classes=4, backbone="test_resnet", lite=True)
+    assert one["parameters"] == count_parameters(network)
+    assert one["options"] == {"lite": True}
+
+
+def test_a_paper_s_table_has_its_figures_beside_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = dataclasses.replace(PAPER_TABLES["agln"], backbone="test_resnet", size=(64, 64))
+    monkeypatch.setitem(PAPER_TABLES, "agln", table)
+    assert main(["profile", "--paper", "agln", "--rounds", "1", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, parameters, multiply_adds in (
+        ("FCN-8s", "52.09 M", "196.75 G"),
+        ("FPN", "54.32 M", "124.59 G"),
+        ("AGLN", "61.71 M", "187.16 G"),
+        ("AGLN-Lite", "55.74 M", "135.56 G"),
+    ):
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert parameters in line
+        assert multiply_adds in line
+
+
+def test_models_and_a_paper_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="and not both"):
+        profile("fcn", paper="agln")
