@@ -1,6 +1,6 @@
-"""AGLN's Tables IV and V on `shapes`: every row over several seeds, mean and spread beside the paper's figure.
+"""AGLN's Tables IV, V and VII on `shapes`: every row over several seeds, mean and spread beside the paper's figure.
 
-    python benchmarks/agln_ablations.py [--seeds 0 1 2 --out runs/agln --processes 2]
+    python benchmarks/agln_ablations.py [--seeds 0 1 2 --out runs/agln --processes 2 --precision bf16-mixed]
 
 All rows have the same backbone, steps, batches and seeds; the decoder is narrower than the paper's, for a CPU. Runs
 that are there already are read, not trained again.
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from segweave.training.callbacks import read_metrics
+from segweave.training.configuration import read_settings
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 6,
+    "epochs": 4,
     "batch_size": 8,
     "short_edge": 96,
     "crop_size": (96, 120),
@@ -29,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.001,
     "weight_decay": 0.01,
     "warmup_steps": 30,
-    "validate_every": 3,
+    "validate_every": 4,
     "workers": 1,
     "device": "cpu",
 }
@@ -83,7 +84,7 @@ def main() -> None:
         reached = dict(
             zip(
                 [(row.name, seed) for row, seed in runs],
-                pool.map(lambda run: _mean_iou(*run, arguments.out, threads), runs),
+                pool.map(lambda run: _mean_iou(*run, arguments, threads), runs),
                 strict=True,
             )
         )
@@ -113,20 +114,30 @@ def _compare_order(table: list[Row], means: dict[str, float]) -> None:
     print(f"\nOther order than the paper's: {'; '.join(swapped) or 'none'}.")
 
 
-def _mean_iou(row: Row, seed: int, out: Path, threads: int) -> float:
+def _mean_iou(row: Row, seed: int, arguments: argparse.Namespace, threads: int) -> float:
     """Trains a row, if that wasn't done; its mean IoU after the last step, in per cent."""
-    run = out / f"{row.name}-{seed}"
-    if not (run / "report.html").exists():
-        flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in {**SETTINGS, "seed": seed}.items()]
-        options = [f"--options.{name}={_shown(value)}" for name, value in {**WIDTHS, **row.options}.items()]
+    run = arguments.out / f"{row.name}-{seed}"
+    settings = {**SETTINGS, "seed": seed, "precision": arguments.precision}
+    options = {**WIDTHS, **row.options}
+    if not _is_done(run, {**settings, "model": row.model, "options": options}):
+        flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
+        flags += [f"--options.{name}={_shown(value)}" for name, value in options.items()]
         command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
         subprocess.run(
-            [*command, "--model", row.model, *flags, *options],
+            [*command, "--model", row.model, *flags],
             check=True,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
     return 100 * float(read_metrics(run / "metrics.csv")[-1]["val/mean_iou"])
+
+
+def _is_done(run: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a run with these settings has ended there."""
+    if not (run / "report.html").exists():
+        return False
+    settings = read_settings(run / "config.yaml")
+    return all(settings[name] == (list(value) if isinstance(value, tuple) else value) for name, value in wanted.items())
 
 
 def _shown(value: Any) -> str:
@@ -140,6 +151,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/agln"))
     parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
+    parser.add_argument("--precision", default="32", help="bf16-mixed is faster on a CPU that computes in bf16")
     return parser.parse_args()
 
 

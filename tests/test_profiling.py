@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 
 from segweave import InputError, create_model, profile, profiling
 from segweave.cli import main
+from segweave.networks.semantic import SemanticNetwork
 from segweave.paper_tables import PAPER_TABLES
 from segweave.profiling import count_multiply_adds, count_parameters, profile_network
 
 
-def small(name: str = "pspnet") -> nn.Module:
+def small(name: str = "pspnet") -> SemanticNetwork:
     return create_model(name, num_classes=3, backbone="test_resnet")
 
 
@@ -80,10 +82,12 @@ def test_multiply_adds_are_for_one_image_and_memory_for_the_batch() -> None:
 
 
 def test_a_profile_leaves_the_network_as_it_was() -> None:
-    network = small().eval()
+    network = small()
+    network.backbone.eval()  # as one that is trained with a frozen backbone
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     profile_network(network, size=(64, 64), rounds=1)
-    assert not network.training
+    assert network.training
+    assert not any(module.training for module in network.backbone.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -125,6 +129,19 @@ def test_a_paper_s_table_has_its_figures_beside_ours(
         assert multiply_adds in line
 
 
-def test_models_and_a_paper_exclude_each_other() -> None:
-    with pytest.raises(InputError, match="and not both"):
-        profile("fcn", paper="agln")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"models": "fcn", "paper": "agln"}, "and not both"),
+        ({"paper": "agln", "size": (64, 64)}, "a paper's table has its own setting"),
+        ({"paper": "agln", "backbone": "resnet18"}, "a paper's table has its own setting"),
+        ({"paper": "pan"}, "paper 'pan': expected one of agln"),
+        ({"models": ["fcn", "unet"]}, "unknown model 'unet'"),
+        ({"models": "fcn", "batch": 0}, "batch 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_is_named(words: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "profile_network", None)  # nothing is measured before all is known to be right
+    with pytest.raises(InputError, match=message):
+        profile(**{"backbone": "test_resnet", "device": "cpu", **words} if "models" in words else words)

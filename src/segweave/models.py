@@ -69,6 +69,9 @@ def create_model(
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         shown = ", ".join(f"{option}={value!r}" for option, value in network_options.items())
         raise InputError(f"model {name!r} can't be made with {shown}: {error}") from error
+    if any(parameter.numel() == 0 for parameter in network.parameters()):
+        shown = ", ".join(f"{option}={value!r}" for option, value in network_options.items())
+        raise InputError(f"model {name!r} has layers without a channel with {shown}: expected widths of 1 or more")
     network.recipe = {"model": name, "num_classes": num_classes, "backbone": backbone, "options": options}
     return network.to(memory_format=torch.channels_last)
 

@@ -40,6 +40,7 @@ class Profile:
         model: Its name.
         backbone: Its backbone's.
         options: What it was made with beside these.
+        num_classes: K.
         size: Height and width of the images in pixels.
         batch: Images at once, for memory and latency.
         device: Where it ran.
@@ -52,6 +53,7 @@ class Profile:
     model: str
     backbone: str
     options: dict[str, Any]
+    num_classes: int
     size: tuple[int, int]
     batch: int
     device: str
@@ -64,10 +66,10 @@ class Profile:
 def profile(
     models: Sequence[str] | str = (),
     *,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     options: Mapping[str, Any] | None = None,
-    num_classes: int = 21,
-    size: tuple[int, int] = (512, 512),
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
     batch: int = 1,
     device: str = "auto",
     rounds: int = 5,
@@ -78,10 +80,10 @@ def profile(
 
     Args:
         models: Names of networks.
-        backbone: The timm model that all are built on.
+        backbone: The timm model that all are built on; resnet50 if not given.
         options: Options of `segweave.create_model`, for all of them.
-        num_classes: K.
-        size: Height and width of the images in pixels.
+        num_classes: K; 21 if not given.
+        size: Height and width of the images in pixels; 512 x 512 if not given.
         batch: Images at once, for memory and latency.
         device: auto, cpu, cuda or mps.
         rounds: Forward passes to time, after one that isn't counted.
@@ -97,21 +99,29 @@ def profile(
     names = [models] if isinstance(models, str) else list(models)
     if (paper is None) == (not names):
         raise InputError("profile: expected the names of one or more models, or --paper, and not both")
-    if min(size) < 32:
-        raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
     if batch < 1 or rounds < 1:
         raise InputError(f"batch {batch} and rounds {rounds}: expected 1 or more")
     kind = choose_device(device)
-    table = PAPER_TABLES[paper] if paper is not None else None
-    if table is not None:
+    table = None
+    if paper is not None:
+        if backbone or options or num_classes or size:
+            raise InputError(
+                "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
+            )
+        table = _paper_table(paper)
         wanted = [(row.model, row.options) for row in table.rows]
         backbone, num_classes, size = table.backbone, table.num_classes, table.size
     else:
         wanted = [(name, dict(options or {})) for name in names]
-    profiles = []
-    for name, model_options in wanted:
-        network = create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
-        profiles.append(profile_network(network.to(kind), size=size, batch=batch, rounds=rounds))
+        backbone, num_classes, size = backbone or "resnet50", num_classes or 21, size or (512, 512)
+    if min(size) < 32:
+        raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
+    # all are made before any is measured: what can't be made is known at once
+    networks = [
+        create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
+        for name, model_options in wanted
+    ]
+    profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in networks]
     if json:
         print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
     elif table is not None:
@@ -119,6 +129,12 @@ def profile(
     else:
         _print_profiles(Console(), profiles)
     return profiles
+
+
+def _paper_table(paper: str) -> PaperTable:
+    if paper not in PAPER_TABLES:
+        raise InputError(f"paper {paper!r}: expected one of {', '.join(PAPER_TABLES)}")
+    return PAPER_TABLES[paper]
 
 
 def profile_network(
@@ -134,24 +150,26 @@ def profile_network(
     """
     device = next(network.parameters()).device
     images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
+    statistics_before = [buffer.clone() for buffer in network.buffers()]
     try:
         network.eval()
         with torch.no_grad():
             multiply_adds = count_multiply_adds(network, images[:1])
             inference = _peak_activation_bytes(network, images)
             latency = _median_latency(network, images, rounds)
-        statistics_before = {name: buffer.clone() for name, buffer in network.named_buffers()}
         network.train()
         kept = _peak_activation_bytes(network, images)
-        for name, buffer in network.named_buffers():  # batch norm has seen noise
-            buffer.copy_(statistics_before[name])
     finally:
-        network.train(training)
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, before in zip(network.buffers(), statistics_before, strict=True):  # batch norm has seen noise
+            buffer.copy_(before)
     return Profile(
         model=network.recipe["model"],
         backbone=network.recipe["backbone"],
         options=dict(network.recipe["options"]),
+        num_classes=network.num_classes,
         size=size,
         batch=batch,
         device=device.type,
@@ -232,8 +250,8 @@ def _median_latency(network: SemanticNetwork, images: Tensor, rounds: int) -> fl
     for _ in range(rounds + 1):
         start = time.perf_counter()
         network(images)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
+        if images.device.type != "cpu":
+            torch.accelerator.synchronize(images.device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
@@ -241,7 +259,11 @@ def _median_latency(network: SemanticNetwork, images: Tensor, rounds: int) -> fl
 def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
     first = profiles[0]
     height, width = first.size
-    console.print(f"{first.backbone}, images of {height} x {width}, {first.batch} at once, {first.device}\n")
+    options = "".join(f", {name}={value}" for name, value in first.options.items())
+    console.print(
+        f"{first.backbone}{options}, {first.num_classes} classes, images of {height} x {width}, "
+        f"{first.batch} at once, {first.device}\n"
+    )
     table = Table("", *(one.model for one in profiles), box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -260,7 +282,7 @@ def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
 def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[Profile]) -> None:
     height, width = paper.size
     console.print(f"{paper.title}: {paper.backbone}, {paper.num_classes} classes, {height} x {width}\n")
-    table = Table("", "parameters", "paper", "", "multiply-adds", "paper", "", "matrix products", box=None)
+    table = Table("", "parameters", "paper", "", "multiply-\nadds", "paper", "", "matrix\nproducts", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for row, one in zip(paper.rows, profiles, strict=True):

@@ -124,6 +124,17 @@ def initialise_from(network: SemanticNetwork, run: str | os.PathLike[str]) -> li
     ]
 
 
+def require_model(run: str | os.PathLike[str]) -> Path:
+    """The folder of a run's trained network.
+
+    Raises:
+        InputError: There is none.
+    """
+    folder = _model_folder(run)
+    _read_configuration(folder)
+    return folder
+
+
 def _model_folder(run: str | os.PathLike[str]) -> Path:
     folder = Path(run)
     return folder if (folder / CONFIGURATION_FILE).is_file() else folder / "model"

@@ -230,6 +230,8 @@ def test_random_views_are_drawn_for_the_image_and_the_seed() -> None:
         (lambda: Inference(random_views=2, seed=-1), "seed -1"),
         (lambda: Inference(random_views=2, scales=(0.5, 1.0)), "random_views: expected no scales"),
         (lambda: Inference(random_views=2, flip=True), "random_views: expected no scales and no flip"),
+        (lambda: Inference(seed=3), "scale_range and seed: expected random_views"),
+        (lambda: Inference(scale_range=(0.5, 0.6)), "scale_range and seed: expected random_views"),
         (lambda: Inference(random_views=2, scale_range=(2.0, 0.5)), r"scale_range \[2.0, 0.5\]"),
         (lambda: Inference(random_views=2, scale_range=(0.0, 0.5)), r"scale_range \[0.0, 0.5\]"),
     ],

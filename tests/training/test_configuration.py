@@ -48,6 +48,40 @@ def test_agln_recipes_are_the_paper_s(name: str, learning_rate: float, epochs: i
     assert (configuration.batch_size, configuration.scale_range, configuration.flip_probability) == (16, (0.5, 2), 0.5)
 
 
+MINUS = {"dense": False, "channel_resampling": False, "spatial_gating": False}
+AGLN_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "table4_fpn": ("fpn", {}),
+    "table4_gap_gem": ("agln", {**MINUS, "global_pooling": "average"}),
+    "table4_gem_1": ("agln", {**MINUS, "descriptors": 1}),
+    "table4_gem_64": ("agln", {**MINUS, "descriptors": 64}),
+    "table4_gem_128": ("agln", {**MINUS, "descriptors": 128}),
+    "table4_gem_256": ("agln", {**MINUS, "descriptors": 256}),
+    "table5_cr": ("agln", {"dense": False, "spatial_gating": False}),
+    "table5_sg": ("agln", {"dense": False, "channel_resampling": False}),
+    "table5_cr_sg": ("agln", {"dense": False}),
+    "table6_alpha_1": ("agln", {"dense": False, "learnable_alpha": False}),
+    "table6_beta_1": ("agln", {"dense": False, "learnable_beta": False}),
+    "table6_alpha_1_beta_1": ("agln", {"dense": False, "learnable_alpha": False, "learnable_beta": False}),
+    "table7_dense": ("agln", {"dense": True}),
+    "table8_fcn": ("fcn", {"output_stride": 8}),
+    "table8_fpn": ("fpn", {}),
+    "table8_lite": ("agln", {"lite": True}),
+}
+
+
+def test_every_row_of_agln_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "agln"}
+    assert {name for name in recipes if name.startswith("table")} == set(AGLN_TABLES)
+    shared = {name: value for name, value in recipes["pascal_context"].items() if name not in ROW_SETTINGS}
+    for name, (model, options) in AGLN_TABLES.items():
+        backbone = "resnet101s" if name.startswith("table8") else "resnet50s"  # Section IV-A
+        expected = {"model": model, "backbone": backbone, "options": options, **shared}
+        assert recipes[name] == expected, name
+
+
+ROW_SETTINGS = ("model", "backbone", "options")
+
+
 def test_settings_survive_yaml(tmp_path: Path) -> None:
     configuration = configure(
         {"data": "shapes", "crop_size": (64, 96), "options": {"kernel_sizes": [3, 3, 3]}, "ema": 0.9}

@@ -162,12 +162,27 @@ def test_a_run_starts_from_another(
 
 
 def test_a_resumed_run_does_not_start_from_another_again(
-    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any]
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = tmp_path / "first"
-    train(folder, out=first, **settings | {"epochs": 1, "seed": 5})
-    train(folder, out=tmp_path / "tuned", init_from=str(first), **settings)
+    monkeypatch.chdir(tmp_path)
+    train(folder, out="first", **settings | {"epochs": 1, "seed": 5})
+    train(folder, out="tuned", init_from=Path("first"), **settings)
     expected = weights(tmp_path / "tuned")
-    shutil.rmtree(first)
-    train(out=tmp_path / "tuned", resume=True)
+    (tmp_path / "tuned" / "report.html").unlink()
+    train(folder, out="tuned", init_from="first", resume=True, **settings)  # the words that began it
     assert weights(tmp_path / "tuned") == expected
+    shutil.rmtree("first")
+    train(out="tuned", resume=True)
+    assert weights(tmp_path / "tuned") == expected
+
+
+@pytest.mark.parametrize("part", ["", "model"])
+def test_a_run_does_not_start_from_the_one_it_replaces(
+    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any], part: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with pytest.raises(InputError, match=r"init_from .*copy.*: is the run that would be replaced"):
+        train(folder, out=copy, init_from=str(copy / part), overwrite=True, **settings)
+    assert weights(copy) == weights(run)
+    assert (copy / "report.html").exists()

@@ -57,9 +57,11 @@ class Inference:
         if self.short_edge is not None and self.short_edge < SMALLEST_SIDE:
             raise InputError(f"short_edge {self.short_edge}: expected {SMALLEST_SIDE} or more")
         if self.random_views < 0 or self.seed < 0:
-            raise InputError(f"random_views {self.random_views} and seed {self.seed}: expected 0 or more")
+            raise InputError(f"random_views {self.random_views}, seed {self.seed}: expected 0 or more of each")
         if self.random_views and (tuple(self.scales) != (1.0,) or self.flip):
             raise InputError("random_views: expected no scales and no flip beside it")
+        if not self.random_views and (tuple(self.scale_range) != (0.5, 2.0) or self.seed):
+            raise InputError("scale_range and seed: expected random_views beside them")
         if not 0 < self.scale_range[0] <= self.scale_range[1] < float("inf"):
             raise InputError(f"scale_range {list(self.scale_range)}: expected two factors, 0 < smallest <= largest")
 

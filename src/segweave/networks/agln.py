@@ -47,7 +47,7 @@ class AGLN(SemanticNetwork):
         channels: C, the width of the decoder.
         head_channels: Width of the head's 3x3 convolution.
         lateral_kernel_size: Of the convolutions on res2 to res4: 1 (Table VIII) or 3 (Section IV-A).
-        descriptors: N, the number of semantic descriptors (Table IV).
+        descriptors: N, the number of semantic descriptors (Table IV); average pooling gives one, whatever is asked for.
         global_pooling: How descriptors are gathered: by "attention" (GEM), or one by "average" (GAP-GEM, Table IV).
         channel_resampling: Whether the encoder's maps are refined by channel resampling (CR, Table V).
         spatial_gating: Whether they are refined by spatial gating (SG, Table V). Without both it is AGLN-minus.
@@ -56,7 +56,7 @@ class AGLN(SemanticNetwork):
         dense: Whether the decoder is densely connected (Table VII, Figure 4b) or straight (Figure 4a).
         lite: Whether fusion blocks have depthwise separable convolutions: AGLN-Lite (Table VIII).
         affinity_scaling: What the affinity of Eq. 4 is divided by: nothing (as printed), the number of pixels ("mean"),
-            or its square root.
+            or its square root. "none" needs more range than float16 has.
         dropout: Probability with which the head's input channels are dropped in training.
     """
 
@@ -140,10 +140,11 @@ class AGLN(SemanticNetwork):
             assert isinstance(blocks, nn.ModuleList)
             for block, descriptors in zip(blocks, all_descriptors, strict=True):
                 assert isinstance(block, ContextFusion)
-                if explained is not None:
-                    context = block.explain(descriptors, x, encoder_map)
+                if explained is None:
+                    x = block(descriptors, x, encoder_map)
+                else:
+                    x, context = block.explain(descriptors, x, encoder_map)
                     explained.update({f"{key}_{name}": value for key, value in context.items()})
-                x = block(descriptors, x, encoder_map)
             stages.append(x)
         return stages
 
@@ -239,7 +240,7 @@ class LocalRefinement(nn.Module):
         super().__init__()
         self.channel_resampling = channel_resampling
         self.spatial_gating = spatial_gating
-        self.exponent = {"none": 0.0, "square_root": -0.5, "mean": -1.0}[affinity_scaling]
+        self.affinity_exponent = {"none": 0.0, "square_root": -0.5, "mean": -1.0}[affinity_scaling]
 
     def forward(self, encoder_map: Tensor, enhanced: Tensor, descriptor_map: Tensor) -> Tensor:
         """Refines B with the guidance of E and M; all of them, and the result G, are (B, C, H, W)."""
@@ -250,7 +251,9 @@ class LocalRefinement(nn.Module):
         """Channel resampling (Eq. 4): F, (B, C, H, W)."""
         size = encoder_map.shape[-2:]
         encoder_pixels = encoder_map.flatten(2).mT  # (B, HW, C)
-        decoder_channels = enhanced.flatten(2) * size.numel() ** self.exponent  # scaled first: sums stay in range
+        decoder_channels = (
+            enhanced.flatten(2) * size.numel() ** self.affinity_exponent
+        )  # before the sum: it stays small
         attention = (decoder_channels @ encoder_pixels).softmax(dim=2)  # (B, C of the decoder, C of the encoder)
         return (encoder_pixels @ attention.mT).mT.unflatten(2, size)
 
@@ -297,19 +300,22 @@ class ContextFusion(nn.Module):
         refined = self.refinement(encoder_map, enhanced, descriptor_map)
         return self.fuse(enhanced + self.beta * refined)
 
-    def explain(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> dict[str, Tensor]:
-        """All that Eq. 2 to 5 compute on the way, by name."""
+    def explain(
+        self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `forward` gives, and all that Eq. 2 to 5 compute on the way, by name."""
         enhanced, descriptor_map = self.distribution(descriptors, decoder_map)
+        refined = self.refinement(encoder_map, enhanced, descriptor_map)
         explained = {
             "decoder": decoder_map,
             "descriptor_map": descriptor_map,
             "enhanced": enhanced,
             "encoder": encoder_map,
-            "refined": self.refinement(encoder_map, enhanced, descriptor_map),
+            "refined": refined,
         }
         if self.refinement.spatial_gating:
             explained["gate"] = descriptor_map.sigmoid()
-        return explained
+        return self.fuse(enhanced + self.beta * refined), explained
 
 
 def _scalar(value: float) -> nn.Parameter:

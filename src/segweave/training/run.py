@@ -28,7 +28,7 @@ from segweave.files import written_whole
 from segweave.models import create_model
 from segweave.networks.semantic import Labelling, SemanticNetwork
 from segweave.reports.run import report_run
-from segweave.saving import initialise_from, load
+from segweave.saving import initialise_from, load, require_model
 from segweave.training.callbacks import (
     BestModel,
     MetricsFile,
@@ -80,7 +80,10 @@ def train(
     """
     console = Console(quiet=not is_first_process())
     run = Path(out)
-    given = {**({"data": _absolute(data)} if data is not None else {}), **settings}
+    given = {**({"data": data} if data is not None else {}), **settings}
+    for name in ("data", "init_from"):
+        if given.get(name) is not None:
+            given[name] = _absolute(given[name])
     if resume:
         if overwrite or config is not None:
             raise InputError("resume continues a run with its own settings: expected no overwrite and no config")
@@ -90,7 +93,7 @@ def train(
             _require_free(run, overwrite)
         configuration = configure({**(read_settings(config) if config is not None else {}), **given})
         if configuration.init_from is not None:
-            configuration = dataclasses.replace(configuration, init_from=_absolute(configuration.init_from))
+            _require_other_run(configuration.init_from, run)
     require_processes(configuration.devices)
     train_split, val_split, checks = _open_splits(configuration, run if resume else None)
     chosen = configuration
@@ -123,9 +126,9 @@ def train(
     return _finish(run, chosen, val_split, console)
 
 
-def _absolute(data: str | os.PathLike[str]) -> str:
+def _absolute(place: str | os.PathLike[str]) -> str:
     """A folder's full path, so that config.yaml means the same wherever it is read; a data set's name as it is."""
-    return str(Path(data).resolve()) if Path(data).is_dir() else str(data)
+    return str(Path(place).resolve()) if Path(place).is_dir() else str(place)
 
 
 def _open_splits(
@@ -196,6 +199,13 @@ def _resumed_configuration(run: Path, given: dict[str, Any]) -> RunConfiguration
     free: dict[str, Any] = {name: getattr(wanted, name) for name in FREE_ON_RESUME if name in given}
     device = choose_device(free.get("device", configuration.device))
     return dataclasses.replace(configuration, **{**free, "device": device})
+
+
+def _require_other_run(init_from: str, run: Path) -> None:
+    """Refuses to start from what isn't a trained network, or from the run that is to be replaced."""
+    folder = require_model(init_from)
+    if run.resolve() in (folder.resolve(), folder.resolve().parent):
+        raise InputError(f"init_from {init_from}: is the run that would be replaced: expected another --out")
 
 
 def _require_free(run: Path, overwrite: bool) -> None:
