@@ -134,7 +134,7 @@ def naive_fusion(
     learnable_alpha: bool = True,
     learnable_beta: bool = True,
     lite: bool = False,
-    affinity_scaling: str = "square_root",
+    affinity_scaling: str = "mean",
 ) -> dict[str, Tensor]:
     """Eq. 6, and all that comes before it."""
     enhanced, descriptor_map = naive_distribution(

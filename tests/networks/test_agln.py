@@ -241,6 +241,18 @@ class TestChannelResampling:
         assert refined.isfinite().all()
         assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(refined.sum(), [b, e]))
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_half_precision_is_enough(self, affinity_scaling: Any, dtype: torch.dtype) -> None:
+        """Maps as they come out of ReLU, whose products add up to more than float16 can hold."""
+        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        b, e, m = ((2 * torch.randn(1, 4, 200, 200).relu() + 1).to(dtype) for _ in range(3))
+        e[:, 0] += b[:, 1]  # a winner that rounding can't change
+        refined = module(b, e, m)
+        assert refined.dtype == dtype
+        assert refined.isfinite().all()
+        expected = module(b.float(), e.float(), m.float())
+        torch.testing.assert_close(refined[:, 0].float(), expected[:, 0], rtol=0.05, atol=0.05)
+
 
 class TestContextFusion:
     def test_beta_starts_at_one(self) -> None:

@@ -51,7 +51,7 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "straight, lite": {**STRAIGHT, "lite": True},
     "dense, GAP-GEM": {"global_pooling": "average"},
     "dense, affinity as printed": {"affinity_scaling": "none"},
-    "dense, mean affinity": {"affinity_scaling": "mean"},
+    "dense, affinity divided by the root": {"affinity_scaling": "square_root"},
 }
 
 
@@ -98,7 +98,7 @@ class TestAGLN:
         images = torch.randn(2, 3, 40, 33, dtype=torch.float64)
         names = ["V, AGLN-minus", "V, CR", "V, SG", "V, CR and SG"]
         rows = [ROWS[f"Table {name}"] for name in names]
-        rows += [{**STRAIGHT, "affinity_scaling": "none"}, {**STRAIGHT, "affinity_scaling": "mean"}]
+        rows += [{**STRAIGHT, "affinity_scaling": "none"}, {**STRAIGHT, "affinity_scaling": "square_root"}]
         weights = make_irregular(make_agln(**STRAIGHT)).state_dict()
         logits = []
         with torch.no_grad():

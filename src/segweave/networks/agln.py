@@ -9,8 +9,9 @@ text leaves open, and how we read it (the parameters and multiply-adds of Table 
 - Eq. 4 as printed multiplies a (C, HW) by a (C, C) matrix. The affinity is that of decoder channels with encoder
   channels; its softmax runs over the encoder's channels, and each resampled channel is the mean of the encoder's that
   this weights.
-- The affinity sums over all pixels, so that its softmax has a single winner at any usual size. `affinity_scaling` can
-  divide it by the number of pixels or by its root; the default was measured (docs/results.md).
+- The affinity of Eq. 4 sums over all pixels, so that its softmax has a single winner at any usual size. It is divided
+  by the number of pixels, which was measured to train better (docs/results.md) and means the same at every size;
+  `affinity_scaling` can divide it by the root of the number, or leave it as printed.
 - AGLN-minus (Tables IV and V) leaves out the refinement and nothing else: Eq. 6 with the encoder's map itself.
 - Densely connected decoder (Figure 4b): the semantic aggregation block runs on each of the first three stages, and
   every later stage takes the descriptors of all stages before it, the oldest first: 1, 2 and 3 context fusion blocks at
@@ -56,7 +57,7 @@ class AGLN(SemanticNetwork):
         dense: Whether the decoder is densely connected (Table VII, Figure 4b) or straight (Figure 4a).
         lite: Whether fusion blocks have depthwise separable convolutions: AGLN-Lite (Table VIII).
         affinity_scaling: What the affinity of Eq. 4 is divided by: nothing (as printed), the number of pixels ("mean"),
-            or its square root. "none" needs more range than float16 has.
+            or its square root.
         dropout: Probability with which the head's input channels are dropped in training.
     """
 
@@ -78,7 +79,7 @@ class AGLN(SemanticNetwork):
         learnable_beta: bool = True,
         dense: bool = True,
         lite: bool = False,
-        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+        affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
         dropout: float = 0.1,
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
@@ -235,12 +236,12 @@ class LocalRefinement(nn.Module):
         *,
         channel_resampling: bool = True,
         spatial_gating: bool = True,
-        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+        affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
     ) -> None:
         super().__init__()
         self.channel_resampling = channel_resampling
         self.spatial_gating = spatial_gating
-        self.affinity_exponent = {"none": 0.0, "square_root": -0.5, "mean": -1.0}[affinity_scaling]
+        self.affinity_exponent = {"none": 1, "square_root": 0, "mean": -1}[affinity_scaling]  # of the root of HW
 
     def forward(self, encoder_map: Tensor, enhanced: Tensor, descriptor_map: Tensor) -> Tensor:
         """Refines B with the guidance of E and M; all of them, and the result G, are (B, C, H, W)."""
@@ -250,11 +251,12 @@ class LocalRefinement(nn.Module):
     def resample(self, encoder_map: Tensor, enhanced: Tensor) -> Tensor:
         """Channel resampling (Eq. 4): F, (B, C, H, W)."""
         size = encoder_map.shape[-2:]
+        root = size.numel() ** 0.5
         encoder_pixels = encoder_map.flatten(2).mT  # (B, HW, C)
-        decoder_channels = (
-            enhanced.flatten(2) * size.numel() ** self.affinity_exponent
-        )  # before the sum: it stays small
-        attention = (decoder_channels @ encoder_pixels).softmax(dim=2)  # (B, C of the decoder, C of the encoder)
+        # Divided by the root before the sum over pixels, the affinity stays within the range of half precision
+        affinity = (enhanced.flatten(2) / root) @ encoder_pixels  # (B, C of the decoder, C of the encoder)
+        affinity = affinity.to(torch.promote_types(affinity.dtype, torch.float32)) * root**self.affinity_exponent
+        attention = affinity.softmax(dim=2).to(encoder_pixels.dtype)
         return (encoder_pixels @ attention.mT).mT.unflatten(2, size)
 
 
@@ -284,7 +286,7 @@ class ContextFusion(nn.Module):
         learnable_alpha: bool = True,
         learnable_beta: bool = True,
         lite: bool = False,
-        affinity_scaling: Literal["none", "square_root", "mean"] = "square_root",
+        affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
     ) -> None:
         super().__init__()
         self.distribution = SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite)
