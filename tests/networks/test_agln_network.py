@@ -221,6 +221,7 @@ class TestTableVIII:
         assert multiply_adds / 1e9 == pytest.approx(billions, rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_descriptors_are_one_or_more() -> None:
     with pytest.raises(InputError, match="descriptors=0: expected widths of 1 or more"):
         create_model("agln", num_classes=3, backbone="test_resnet", descriptors=0)

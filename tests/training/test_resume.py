@@ -35,7 +35,9 @@ def stop_after_rows(run: Path, arguments: list[str], rows: int, how: signal.Sign
     command = [sys.executable, "-m", "segweave", "train", *arguments]
     # as many threads as here: sums in another order differ in their last bit
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listen
+    )
     try:
         deadline = time.monotonic() + 300
         while len(read_metrics(run / "metrics.csv")) < rows:
