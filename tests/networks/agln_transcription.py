@@ -11,16 +11,9 @@ from segweave.networks.agln import (
     SemanticAggregation,
     SemanticDistribution,
 )
-from tests.networks.test_fpn import (
-    batch_norm,
-    block,
-    convolve,
-    naive_head,
-    naive_laterals,
-    shifts,
-    upsample,
-)
-from tests.networks.test_fpn import make_irregular as make_norms_irregular
+from tests.networks.test_fpn import BIAS, naive_head, naive_laterals
+from tests.networks.transcription import batch_norm, block, convolve, shifts, upsample
+from tests.networks.transcription import make_irregular as make_norms_irregular
 
 SIZES = [(1, 1), (2, 3), (5, 4)]
 DIVISORS = {"none": lambda pixels: 1, "square_root": lambda pixels: pixels**0.5, "mean": lambda pixels: pixels}
@@ -204,7 +197,7 @@ def naive_agln(network: AGLN, images: Tensor, **options: Any) -> Tensor:
 
 def make_irregular(module: nn.Module) -> nn.Module:
     """In float64, batch norms that do something, and each alpha and beta away from where it starts."""
-    make_norms_irregular(module)
+    make_norms_irregular(module, BIAS)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.split(".")[-1] in ("alpha", "beta"):

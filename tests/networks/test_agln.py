@@ -25,7 +25,7 @@ from tests.networks.agln_transcription import (
     sigmoid,
     some_descriptors,
 )
-from tests.networks.test_fpn import (
+from tests.networks.transcription import (
     assert_same_outputs_and_gradients,
     some_map,
 )

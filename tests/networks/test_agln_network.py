@@ -20,12 +20,8 @@ from tests.networks.agln_transcription import (
     naive_decoder,
     sigmoid,
 )
-from tests.networks.test_fpn import (
-    assert_same_outputs_and_gradients,
-    convolve,
-    naive_fpn,
-    naive_laterals,
-)
+from tests.networks.test_fpn import naive_fpn, naive_laterals
+from tests.networks.transcription import assert_same_outputs_and_gradients, convolve
 
 STRAIGHT = {"dense": False}
 MINUS = {**STRAIGHT, "channel_resampling": False, "spatial_gating": False}

@@ -14,18 +14,9 @@ from segweave.models import create_model
 from segweave.networks.deeplabv3 import AtrousSpatialPyramidPooling, DeepLabV3
 from segweave.networks.fcn import FCN, FullyConvolutionalHead
 from segweave.networks.pspnet import PSPNet, PyramidPooling
+from tests.networks.transcription import batch_norm, make_irregular, some_map
 
 SIZES = [(1, 1), (5, 4), (7, 9)]
-
-
-def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """In training with the batch's statistics, unless there is one value to a channel."""
-    mean, variance = norm.running_mean, norm.running_var
-    if norm.training and x[:, 0].numel() > 1:
-        mean = x.mean(dim=(0, 2, 3))
-        variance = ((x - mean[:, None, None]) ** 2).mean(dim=(0, 2, 3))
-    scale = norm.weight / torch.sqrt(variance + norm.eps)
-    return (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
 
 
 def convolve(x: Tensor, weight: Tensor, rate: int = 1) -> Tensor:
@@ -78,23 +69,6 @@ def naive_atrous_pooling(module: AtrousSpatialPyramidPooling, x: Tensor, rates: 
 
 def naive_head(module: FullyConvolutionalHead, x: Tensor) -> Tensor:
     return convolve(block(x, module[0]), module[-1].weight) + module[-1].bias[:, None, None]
-
-
-def make_irregular(module: nn.Module) -> nn.Module:
-    """In float64, and with batch norms that do something: those of a new module are close to the identity."""
-    module.double()
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.uniform_(-0.5, 0.5)
-                norm.running_mean.uniform_(-0.2, 0.2)
-                norm.running_var.uniform_(0.5, 2)
-    return module
-
-
-def some_map(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
-    return torch.randn(batch, channels, *size, dtype=torch.float64, requires_grad=True)
 
 
 def assert_same_outputs_and_gradients(module: nn.Module, actual: Tensor, expected: Tensor, x: Tensor) -> None:

@@ -5,66 +5,26 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segweave.backbones import Backbone
 from segweave.models import create_model
 from segweave.networks.fpn import FPN, Laterals, PyramidHead
+from tests.networks.transcription import (
+    assert_same_outputs_and_gradients,
+    block,
+    convolve,
+    make_irregular,
+    some_map,
+    upsample,
+)
 
 SIZES = [(1, 1), (2, 3), (5, 4)]
+BIAS = (-0.3, 1.0)
+"""Of batch norms: so that most values get through a ReLU, of several in a row."""
 
 
-# The paper in its own words; `tests.networks.test_agln` goes on from here
-
-
-def shifts(x: Tensor, reach: int) -> list[tuple[int, int, Tensor]]:
-    """The map moved by each element of a kernel of side 2 reach + 1, with zeros outside it; and the element."""
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (reach, reach, reach, reach))
-    side = range(2 * reach + 1)
-    return [(row, column, padded[..., row : row + height, column : column + width]) for row in side for column in side]
-
-
-def convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Every output channel sums all input channels over the kernel."""
-    weight = convolution.weight
-    moved = shifts(x, weight.shape[-1] // 2)
-    output = sum(torch.einsum("bchw,kc->bkhw", shifted, weight[:, :, row, column]) for row, column, shifted in moved)
-    return output if convolution.bias is None else output + convolution.bias[:, None, None]
-
-
-def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """With the batch's statistics in training, unless there is one value to a channel."""
-    mean, variance = norm.running_mean, norm.running_var
-    if norm.training and x[:, 0].numel() > 1:
-        mean = x.mean(dim=(0, 2, 3))
-        variance = ((x - mean[:, None, None]) ** 2).mean(dim=(0, 2, 3))
-    scale = norm.weight / torch.sqrt(variance + norm.eps)
-    return (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-
-
-def block(x: Tensor, module: nn.Module) -> Tensor:
-    """Convolution, batch norm, ReLU."""
-    return batch_norm(convolve(x, module[0]), module[1]).clamp(min=0)
-
-
-def interpolation(source: int, target: int) -> Tensor:
-    """The weights (target, source) of linear interpolation; a pixel stands for its centre."""
-    weights = torch.zeros(target, source, dtype=torch.float64)
-    for index in range(target):
-        position = min(max((index + 0.5) * source / target - 0.5, 0.0), source - 1.0)
-        left = int(position)
-        right = min(left + 1, source - 1)
-        weights[index, left] += 1 - (position - left)
-        weights[index, right] += position - left
-    return weights
-
-
-def upsample(x: Tensor, like: Tensor) -> Tensor:
-    rows = interpolation(x.shape[-2], like.shape[-2])
-    columns = interpolation(x.shape[-1], like.shape[-1])
-    return torch.einsum("yh,bchw,xw->bcyx", rows, x, columns)
+# The paper in its own words; `tests.networks.agln_transcription` goes on from here
 
 
 def naive_laterals(modules: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -94,46 +54,12 @@ def naive_fpn(network: nn.Module, images: Tensor) -> Tensor:
     return upsample(naive_head(network.head, x, [at_16, at_8, at_4]), images)
 
 
-def make_irregular(module: nn.Module) -> nn.Module:
-    """In float64, and with batch norms that do something: those of a new module are close to the identity."""
-    module.double()
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.uniform_(-0.3, 1.0)
-                norm.running_mean.uniform_(-0.2, 0.2)
-                norm.running_var.uniform_(0.5, 2)
-    return module
-
-
-def some_map(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
-    return torch.randn(batch, channels, *size, dtype=torch.float64, requires_grad=True)
-
-
-def assert_same_outputs_and_gradients(
-    module: nn.Module, actual: Tensor, expected: Tensor, inputs: Sequence[Tensor] = ()
-) -> None:
-    """The outputs, and how they change with the inputs and with every parameter of the module."""
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-    assert expected.abs().max() > 1e-3
-    sources = [*inputs, *module.parameters()]
-    weight = torch.randn_like(expected)
-    gradients, expected_gradients = (
-        torch.autograd.grad((output * weight).sum(), sources, allow_unused=True, materialize_grads=True)
-        for output in (actual, expected)
-    )
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-9)
-    assert any(gradient.abs().max() > 1e-3 for gradient in gradients)
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("batch", [1, 2])
 class TestParts:
     @pytest.mark.parametrize("kernel_size", [1, 3])
     def test_laterals(self, training: bool, batch: int, kernel_size: int) -> None:
-        module = make_irregular(Laterals((3, 4, 5, 6), 7, kernel_size=kernel_size)).train(training)
+        module = make_irregular(Laterals((3, 4, 5, 6), 7, kernel_size=kernel_size), BIAS).train(training)
         sizes = [(9, 7), (5, 4), (3, 2), (2, 1)]
         maps = [some_map(batch, channels, size) for channels, size in zip((3, 4, 5, 6), sizes, strict=True)]
         actual, expected = module(maps), naive_laterals(module, maps)
@@ -145,7 +71,7 @@ class TestParts:
         "sizes", [[(1, 1), (2, 3), (3, 5), (6, 9)], [(1, 1)] * 4, [(2, 2)] * 3 + [(4, 3)]], ids=str
     )
     def test_head(self, training: bool, batch: int, sizes: list[tuple[int, int]]) -> None:
-        module = make_irregular(PyramidHead(4, 3, 8, 5, dropout=0.0)).train(training)
+        module = make_irregular(PyramidHead(4, 3, 8, 5, dropout=0.0), BIAS).train(training)
         stages = [some_map(batch, 3, size) for size in sizes]
         actual, expected = module(stages), naive_head(module, stages[0], stages[1:])
         assert actual.shape == (batch, 5, *sizes[-1])
@@ -157,7 +83,7 @@ class TestFPN:
     @pytest.mark.parametrize("size", [(32, 32), (64, 49)], ids=str)
     def test_logits(self, size: tuple[int, int], lateral_kernel_size: int) -> None:
         options = {"channels": 8, "head_channels": 12, "lateral_kernel_size": lateral_kernel_size}
-        network = make_irregular(create_model("fpn", num_classes=4, backbone="test_resnet", **options)).eval()
+        network = make_irregular(create_model("fpn", num_classes=4, backbone="test_resnet", **options), BIAS).eval()
         images = torch.randn(2, 3, *size, dtype=torch.float64)
         assert_same_outputs_and_gradients(network, network(images), naive_fpn(network, images))
 

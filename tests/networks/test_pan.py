@@ -12,6 +12,7 @@ from segweave.backbones import Backbone
 from segweave.errors import InputError
 from segweave.layers import ConvNormAct
 from segweave.networks.pan import PAN, FeaturePyramidAttention, GlobalAttentionUpsample, SqueezeExcitation
+from tests.networks.transcription import batch_norm, make_irregular, some_map, upsample
 
 SIZES = [(1, 1), (2, 3), (5, 4), (8, 8)]
 
@@ -19,21 +20,11 @@ SIZES = [(1, 1), (2, 3), (5, 4), (8, 8)]
 # The paper in its own words, a value at a time where that is what the words say
 
 
-def batch_norm(x: Tensor, norm: nn.BatchNorm2d, training: bool) -> Tensor:
-    """With the batch's statistics in training, unless there is one value to a channel."""
-    mean, variance = norm.running_mean, norm.running_var
-    if training and x[:, 0].numel() > 1:
-        mean = x.mean(dim=(0, 2, 3))
-        variance = ((x - mean[:, None, None]) ** 2).mean(dim=(0, 2, 3))
-    scale = norm.weight / torch.sqrt(variance + norm.eps)
-    return (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-
-
 def convolve(x: Tensor, block: nn.Module) -> Tensor:
     """A convolution that keeps the size, followed by batch normalization and ReLU."""
     convolution, norm = block[0], block[1]
     padding = convolution.weight.shape[-1] // 2
-    x = batch_norm(F.conv2d(x, convolution.weight, padding=padding), norm, block.training)
+    x = batch_norm(F.conv2d(x, convolution.weight, padding=padding), norm)
     return x.clamp(min=0)
 
 
@@ -45,24 +36,6 @@ def halve(x: Tensor, pooling: str) -> Tensor:
         row = [w.amax(dim=(2, 3)) if pooling == "max" else w.mean(dim=(2, 3)) for w in windows]
         rows.append(torch.stack(row, dim=-1))
     return torch.stack(rows, dim=-2)
-
-
-def interpolation(source: int, target: int) -> Tensor:
-    """The weights (target, source) of linear interpolation; a pixel stands for its centre."""
-    weights = torch.zeros(target, source, dtype=torch.float64)
-    for index in range(target):
-        position = min(max((index + 0.5) * source / target - 0.5, 0.0), source - 1.0)
-        left = int(position)
-        right = min(left + 1, source - 1)
-        weights[index, left] += 1 - (position - left)
-        weights[index, right] += position - left
-    return weights
-
-
-def upsample(x: Tensor, like: Tensor) -> Tensor:
-    rows = interpolation(x.shape[-2], like.shape[-2])
-    columns = interpolation(x.shape[-1], like.shape[-1])
-    return torch.einsum("yh,bchw,xw->bcyx", rows, x, columns)
 
 
 def global_average(x: Tensor) -> Tensor:
@@ -106,23 +79,6 @@ def naive_squeeze_excitation(module: SqueezeExcitation, x: Tensor) -> Tensor:
     hidden = (x.mean(dim=(2, 3)) @ first.weight[:, :, 0, 0].T + first.bias).clamp(min=0)
     weights = 1 / (1 + torch.exp(-(hidden @ second.weight[:, :, 0, 0].T + second.bias)))
     return convolve(x, module.reduce) * weights[:, :, None, None]
-
-
-def make_irregular(module: nn.Module) -> nn.Module:
-    """In float64, and with batch norms that do something: those of a new module are close to the identity."""
-    module.double()
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.uniform_(-0.5, 0.5)
-                norm.running_mean.uniform_(-0.2, 0.2)
-                norm.running_var.uniform_(0.5, 2)
-    return module
-
-
-def some_map(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
-    return torch.randn(batch, channels, *size, dtype=torch.float64, requires_grad=True)
 
 
 def assert_same_outputs_and_gradients(

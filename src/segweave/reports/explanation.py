@@ -1,19 +1,16 @@
 """The sheet of `segweave explain`: an image, what a network saw in it, and the maps it used on the way."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segweave.data.dataset import Colour
 from segweave.losses import IGNORE_INDEX
-from segweave.reports.pictures import heat_map, legend, overlay
+from segweave.reports.pictures import heat_colours, heat_map, legend, overlay, text_font
 
 Map = NDArray[np.float32]
 
@@ -117,11 +114,11 @@ def _heading(
     top = TITLE_SIZE + 22
     strip = _strip(top + max(size[1] + TEXT_SIZE + 10, key.height) + GAP)
     draw = ImageDraw.Draw(strip)
-    draw.text((0, 0), title, fill=INK, font=_font(TITLE_SIZE, bold=True))
+    draw.text((0, 0), title, fill=INK, font=text_font(TITLE_SIZE, bold=True))
     for column, (picture, caption) in enumerate([(enlarged, "image"), (segmented, "segmentation")]):
         x = column * (WIDE + GAP)
         strip.paste(picture, (x, top))
-        draw.text((x, top + size[1] + 5), caption, fill=FAINT, font=_font(TEXT_SIZE))
+        draw.text((x, top + size[1] + 5), caption, fill=FAINT, font=text_font(TEXT_SIZE))
     strip.paste(key, (left, top))
     return strip
 
@@ -145,16 +142,16 @@ def _key(mask: NDArray[Any], classes: Sequence[str], palette: Sequence[Colour], 
     _draw_colour_bar(page, inset, top)
     top += 32
     for term, text in notes:
-        draw.text((inset, top), term, fill=INK, font=_font(TEXT_SIZE, bold=True))
-        draw.text((inset + 94, top), text, fill=FAINT, font=_font(TEXT_SIZE))
+        draw.text((inset, top), term, fill=INK, font=text_font(TEXT_SIZE, bold=True))
+        draw.text((inset + 94, top), text, fill=FAINT, font=text_font(TEXT_SIZE))
         top += line
     return page
 
 
 def _draw_colour_bar(page: Image.Image, left: int, top: int) -> None:
-    draw, font = ImageDraw.Draw(page), _font(TEXT_SIZE)
+    draw, font = ImageDraw.Draw(page), text_font(TEXT_SIZE)
     draw.text((left, top), "least", fill=FAINT, font=font)
-    bar = _coloured(np.linspace(0, 1, 160, dtype=np.float32)[None], (160, 14))
+    bar = Image.fromarray(heat_colours(np.linspace(0, 1, 160)[None], (160, 14)))
     page.paste(bar, (left + 42, top + 1))
     draw.text((left + 42 + 160 + 8, top), "greatest value of each picture", fill=FAINT, font=font)
 
@@ -170,9 +167,9 @@ def _row(name: str, values: Map, image: NDArray[np.uint8]) -> Image.Image:
     top = NAME_SIZE + 11
     strip = _strip(top + body.height + GAP)
     draw = ImageDraw.Draw(strip)
-    draw.text((0, NAME_SIZE), name, fill=INK, font=_font(NAME_SIZE, bold=True), anchor="ls")
-    indent = _font(NAME_SIZE, bold=True).getlength(name) + 10
-    draw.text((indent, NAME_SIZE), shape, fill=FAINT, font=_font(TEXT_SIZE), anchor="ls")
+    draw.text((0, NAME_SIZE), name, fill=INK, font=text_font(NAME_SIZE, bold=True), anchor="ls")
+    indent = text_font(NAME_SIZE, bold=True).getlength(name) + 10
+    draw.text((indent, NAME_SIZE), shape, fill=FAINT, font=text_font(TEXT_SIZE), anchor="ls")
     strip.paste(body, (0, top))
     return strip
 
@@ -181,7 +178,7 @@ def _attention(values: Map, image: NDArray[np.uint8]) -> Image.Image:
     """A map (h, w) of one channel: over the image and alone, each as large as the image in the heading."""
     size = _size(image, WIDE)
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    pictures = [Image.fromarray(heat_map(values, resized)), _coloured(values, size)]
+    pictures = [Image.fromarray(heat_map(values, resized)), Image.fromarray(heat_colours(values, size))]
     return _captioned(pictures, ["over the image", _range(values)], WIDE)
 
 
@@ -198,7 +195,7 @@ def _features(values: Map, image: NDArray[np.uint8]) -> Image.Image:
     pictures.append(Image.fromarray(heat_map(mean, resized)))
     captions.append(f"mean: {_range(mean)}")
     for channel in most_varying(values, SINGLE_CHANNELS):
-        pictures.append(_coloured(values[channel], size))
+        pictures.append(Image.fromarray(heat_colours(values[channel], size)))
         captions.append(f"channel {channel}: {_range(values[channel])}")
     return _captioned(pictures, captions, TILE)
 
@@ -211,14 +208,6 @@ def _components_picture(components: Map, size: tuple[int, int]) -> Image.Image:
     return Image.merge("RGB", bands).resize(size, Image.Resampling.BILINEAR)
 
 
-def _coloured(values: Map, size: tuple[int, int]) -> Image.Image:
-    """A map (h, w) from its least value (dark) to its greatest (light), enlarged as networks enlarge theirs."""
-    least, greatest = values.min(), values.max()
-    unit = (values - least) / (greatest - least or 1)
-    enlarged = np.asarray(Image.fromarray(unit).resize(size, Image.Resampling.BILINEAR))
-    return Image.fromarray(matplotlib.colormaps["inferno"](enlarged, bytes=True)[..., :3])
-
-
 def _bars(values: Map) -> Image.Image:
     """The values (C,) as bars from zero, in descending order, with an axis on the left."""
     ordered = np.sort(values)[::-1].astype(float)
@@ -226,7 +215,7 @@ def _bars(values: Map) -> Image.Image:
     scale = BAR_HEIGHT / (greatest - least or 1.0)
     heights = {value: round((greatest - value) * scale) for value in (0.0, greatest, least)}
     strip = _strip(TEXT_SIZE + BAR_HEIGHT + TEXT_SIZE + 12)
-    draw, font, top = ImageDraw.Draw(strip), _font(TEXT_SIZE), TEXT_SIZE // 2
+    draw, font, top = ImageDraw.Draw(strip), text_font(TEXT_SIZE), TEXT_SIZE // 2
     edges = np.linspace(AXIS_WIDTH, ROOM, len(ordered) + 1).round().astype(int).tolist()
     for value, (left, right) in zip(ordered, pairwise(edges), strict=True):
         ends = sorted((top + heights[0.0], top + round((greatest - value) * scale)))
@@ -250,10 +239,10 @@ def _captioned(pictures: Sequence[Image.Image], captions: Sequence[str], pitch: 
         x = column * (pitch + GAP)
         strip.paste(picture, (x, 0))
         size = next(
-            (size for size in range(TEXT_SIZE, SMALLEST_SIZE, -1) if _font(size).getlength(caption) <= pitch),
+            (size for size in range(TEXT_SIZE, SMALLEST_SIZE, -1) if text_font(size).getlength(caption) <= pitch),
             SMALLEST_SIZE,
         )
-        draw.text((x, height + 4), caption, fill=FAINT, font=_font(size))
+        draw.text((x, height + 4), caption, fill=FAINT, font=text_font(size))
     return strip
 
 
@@ -288,10 +277,3 @@ def _range(values: Map) -> str:
 
 def _number(value: float | np.floating) -> str:
     return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -116,10 +116,22 @@ def heat_map(values: NDArray[np.floating], image: Picture) -> Picture:
         (H, W, 3).
     """
     height, width = image.shape[:2]
-    scaled = Image.fromarray(_to_unit_range(values)).resize((width, height), Image.Resampling.BILINEAR)
-    colours = matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
     grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-    return _blend(grey, colours, 0.6)
+    return _blend(grey, heat_colours(values, (width, height)), 0.6)
+
+
+def heat_colours(values: NDArray[np.floating], size: tuple[int, int]) -> Picture:
+    """The colours of `heat_map` alone.
+
+    Args:
+        values: (h, w), as there.
+        size: Width and height of the picture.
+
+    Returns:
+        (height, width, 3).
+    """
+    scaled = Image.fromarray(_to_unit_range(values)).resize(size, Image.Resampling.BILINEAR)
+    return matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
 
 
 def legend(classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
@@ -130,7 +142,7 @@ def legend(classes: Sequence[str], palette: Sequence[Colour], width: int) -> Ima
         palette: The colour of each.
         width: The strip's width in pixels.
     """
-    font = _font()
+    font = text_font(FONT_SIZE)
     room = max(width - 2 * MARGIN, CHIP)
     left, top, entries = 0.0, 0, []
     for name, colour in zip(classes, palette, strict=True):
@@ -217,9 +229,10 @@ def _to_unit_range(values: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def text_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: Pillow's own font knows ASCII only."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont, room: float) -> str:
