@@ -138,6 +138,7 @@ def test_a_paper_s_table_has_its_figures_beside_ours(
         ({"paper": "pan"}, "paper 'pan': expected one of agln"),
         ({"models": ["fcn", "unet"]}, "unknown model 'unet'"),
         ({"models": "fcn", "batch": 0}, "batch 0"),
+        ({"models": "fcn", "num_classes": 0}, "num_classes 0: expected 1 to 255"),
     ],
     ids=str,
 )

@@ -104,7 +104,7 @@ def profile(
     kind = choose_device(device)
     table = None
     if paper is not None:
-        if backbone or options or num_classes or size:
+        if any(setting is not None for setting in (backbone, options, num_classes, size)):
             raise InputError(
                 "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
             )
@@ -113,7 +113,9 @@ def profile(
         backbone, num_classes, size = table.backbone, table.num_classes, table.size
     else:
         wanted = [(name, dict(options or {})) for name in names]
-        backbone, num_classes, size = backbone or "resnet50", num_classes or 21, size or (512, 512)
+        backbone = "resnet50" if backbone is None else backbone
+        num_classes = 21 if num_classes is None else num_classes
+        size = (512, 512) if size is None else size
     if min(size) < 32:
         raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
     # all are made before any is measured: what can't be made is known at once
