@@ -21,7 +21,7 @@ from segweave.training.configuration import read_settings
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
-    "epochs": 3,
+    "epochs": 4,
     "batch_size": 8,
     "short_edge": 96,
     "crop_size": (96, 120),
@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.001,
     "weight_decay": 0.01,
     "warmup_steps": 30,
-    "validate_every": 3,
+    "validate_every": 4,
     "workers": 1,
     "device": "cpu",
 }

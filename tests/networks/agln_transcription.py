@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segweave.networks.agln import (
     AGLN,
     ContextFusion,
+    LocalRefinement,
     SemanticAggregation,
     SemanticDistribution,
 )
@@ -99,6 +100,7 @@ def naive_resampling(encoder_map: Tensor, enhanced: Tensor, affinity_scaling: st
 
 
 def naive_refinement(
+    module: LocalRefinement,
     encoder_map: Tensor,
     enhanced: Tensor,
     descriptor_map: Tensor,
@@ -106,13 +108,16 @@ def naive_refinement(
     channel_resampling: bool,
     spatial_gating: bool,
     affinity_scaling: str,
+    shortcut: bool,
 ) -> Tensor:
-    """Eq. 4, where there is channel resampling, and Eq. 5, where there is spatial gating."""
+    """Eq. 4, where there is channel resampling, and Eq. 5, where there is spatial gating; and our shortcut."""
     refined = encoder_map
     if channel_resampling:
         refined = naive_resampling(refined, enhanced, affinity_scaling)
     if spatial_gating:
         refined = refined * sigmoid(descriptor_map)
+    if shortcut and (channel_resampling or spatial_gating):
+        refined = encoder_map + module.gamma * refined
     return refined
 
 
@@ -128,18 +133,21 @@ def naive_fusion(
     learnable_beta: bool = True,
     lite: bool = False,
     affinity_scaling: str = "mean",
+    shortcut: bool = True,
 ) -> dict[str, Tensor]:
     """Eq. 6, and all that comes before it."""
     enhanced, descriptor_map = naive_distribution(
         module.distribution, descriptors, decoder_map, learnable_alpha=learnable_alpha, lite=lite
     )
     refined = naive_refinement(
+        module.refinement,
         encoder_map,
         enhanced,
         descriptor_map,
         channel_resampling=channel_resampling,
         spatial_gating=spatial_gating,
         affinity_scaling=affinity_scaling,
+        shortcut=shortcut,
     )
     beta = module.beta if learnable_beta else 1
     return {
@@ -196,11 +204,11 @@ def naive_agln(network: AGLN, images: Tensor, **options: Any) -> Tensor:
 
 
 def make_irregular(module: nn.Module) -> nn.Module:
-    """In float64, batch norms that do something, and each alpha and beta away from where it starts."""
+    """In float64, batch norms that do something, and each alpha, beta and gamma away from where it starts."""
     make_norms_irregular(module, BIAS)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if name.split(".")[-1] in ("alpha", "beta"):
+            if name.split(".")[-1] in ("alpha", "beta", "gamma"):
                 parameter.uniform_(0.3, 0.8)
     return module
 

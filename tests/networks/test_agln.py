@@ -21,6 +21,7 @@ from tests.networks.agln_transcription import (
     naive_descriptors,
     naive_distribution,
     naive_fusion,
+    naive_refinement,
     naive_resampling,
     sigmoid,
     some_descriptors,
@@ -30,7 +31,7 @@ from tests.networks.transcription import (
     some_map,
 )
 
-NAMES = ("channel_resampling", "spatial_gating", "learnable_alpha", "learnable_beta", "lite")
+NAMES = ("channel_resampling", "spatial_gating", "learnable_alpha", "learnable_beta", "lite", "shortcut")
 SWITCHES = {
     ", ".join(f"{name} {'on' if on else 'off'}" for name, on in zip(NAMES, states, strict=True)): dict(
         zip(NAMES, states, strict=True)
@@ -81,21 +82,29 @@ class TestEquations:
 
     @pytest.mark.parametrize("affinity_scaling", DIVISORS)
     def test_4_channel_resampling(self, size: tuple[int, int], batch: int, affinity_scaling: Any) -> None:
-        module = LocalRefinement(spatial_gating=False, affinity_scaling=affinity_scaling)
+        module = LocalRefinement(spatial_gating=False, affinity_scaling=affinity_scaling, shortcut=False)
         b, e, m = (some_map(batch, 6, size) for _ in range(3))
         expected = naive_resampling(b, e, affinity_scaling)
         assert_same_outputs_and_gradients(module, module(b, e, m), expected, [b, e, m])
 
     def test_5_spatial_gating(self, size: tuple[int, int], batch: int) -> None:
-        module = LocalRefinement(channel_resampling=False)
+        module = LocalRefinement(channel_resampling=False, shortcut=False)
         b, e, m = (some_map(batch, 6, size) for _ in range(3))
         assert_same_outputs_and_gradients(module, module(b, e, m), b * sigmoid(m), [b, e, m])
 
     @pytest.mark.parametrize("affinity_scaling", DIVISORS)
     def test_4_and_5_local_refinement(self, size: tuple[int, int], batch: int, affinity_scaling: Any) -> None:
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         b, e, m = (some_map(batch, 6, size) for _ in range(3))
         expected = naive_resampling(b, e, affinity_scaling) * sigmoid(m)
+        assert_same_outputs_and_gradients(module, module(b, e, m), expected, [b, e, m])
+
+    @pytest.mark.parametrize("options", [{}, {"spatial_gating": False}, {"channel_resampling": False}], ids=str)
+    def test_4_and_5_beside_the_shortcut(self, size: tuple[int, int], batch: int, options: dict[str, bool]) -> None:
+        module = make_irregular(LocalRefinement(**options))
+        b, e, m = (some_map(batch, 6, size) for _ in range(3))
+        switches = {"channel_resampling": True, "spatial_gating": True, **options}
+        expected = naive_refinement(module, b, e, m, affinity_scaling="mean", shortcut=True, **switches)
         assert_same_outputs_and_gradients(module, module(b, e, m), expected, [b, e, m])
 
     def test_without_refinement_the_encoder_map_stays(self, size: tuple[int, int], batch: int) -> None:
@@ -202,7 +211,7 @@ def resampling_weights(module: LocalRefinement, encoder_map: Tensor, enhanced: T
 @pytest.mark.parametrize("affinity_scaling", DIVISORS)
 class TestChannelResampling:
     def test_the_weights_of_each_channel_sum_to_one(self, affinity_scaling: Any) -> None:
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         with torch.no_grad():
             weights = resampling_weights(module, some_map(1, 4, (5, 4)), some_map(1, 4, (5, 4)))
         assert weights.min() > -1e-9
@@ -210,7 +219,7 @@ class TestChannelResampling:
 
     def test_the_similarity_is_never_turned_around(self, affinity_scaling: Any) -> None:
         """The encoder's channel that goes with a channel of the decoder weighs most, its opposite least."""
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         partner, opposite = [2, 0, 3, 1], [1, 3, 0, 2]
         with torch.no_grad():
             encoder_map = some_map(1, 4, (6, 5))
@@ -225,7 +234,7 @@ class TestChannelResampling:
 
     def test_a_channel_without_structure_is_filtered_out(self, affinity_scaling: Any) -> None:
         """Of three channels that have nothing in common, the decoder has one."""
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         left, top = torch.ones(4, 4, dtype=torch.float64), torch.ones(4, 4, dtype=torch.float64)
         left[:, 2:] = -1
         top[2:] = -1
@@ -235,7 +244,7 @@ class TestChannelResampling:
         assert weights[0, [0, 2]].max() < 0.03
 
     def test_a_large_map_stays_in_range(self, affinity_scaling: Any) -> None:
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         b, e = (10 * torch.randn(1, 4, 120, 120, requires_grad=True) for _ in range(2))
         refined = module(b, e, torch.zeros(1, 4, 120, 120))
         assert refined.isfinite().all()
@@ -244,7 +253,7 @@ class TestChannelResampling:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_is_enough(self, affinity_scaling: Any, dtype: torch.dtype) -> None:
         """Maps as they come out of ReLU, whose products add up to more than float16 can hold."""
-        module = LocalRefinement(affinity_scaling=affinity_scaling)
+        module = LocalRefinement(affinity_scaling=affinity_scaling, shortcut=False)
         b, e, m = ((2 * torch.randn(1, 4, 200, 200).relu() + 1).to(dtype) for _ in range(3))
         e[:, 0] += b[:, 1]  # a winner that rounding can't change
         refined = module(b, e, m)
@@ -252,6 +261,19 @@ class TestChannelResampling:
         assert refined.isfinite().all()
         expected = module(b.float(), e.float(), m.float())
         torch.testing.assert_close(refined[:, 0].float(), expected[:, 0], rtol=0.05, atol=0.05)
+
+
+class TestShortcut:
+    def test_training_starts_with_the_encoder_map_itself(self) -> None:
+        module = LocalRefinement()
+        b, e, m = (some_map(1, 6, (5, 4)) for _ in range(3))
+        refined = module(b, e, m)
+        assert torch.equal(refined, b)
+        assert torch.autograd.grad(refined.square().sum(), module.gamma)[0] != 0
+
+    def test_there_is_no_gamma_where_nothing_is_refined(self) -> None:
+        assert not LocalRefinement(channel_resampling=False, spatial_gating=False).state_dict()
+        assert not LocalRefinement(shortcut=False).state_dict()
 
 
 class TestContextFusion:

@@ -44,6 +44,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     },
     "Table VII, dense": {},
     "Table VIII, AGLN-Lite": {"lite": True},
+    "straight, refinement as printed": {**STRAIGHT, "shortcut": False, "affinity_scaling": "none"},
+    "dense, no shortcut": {"shortcut": False},
     "straight, lite": {**STRAIGHT, "lite": True},
     "dense, GAP-GEM": {"global_pooling": "average"},
     "dense, affinity as printed": {"affinity_scaling": "none"},
@@ -95,12 +97,13 @@ class TestAGLN:
         names = ["V, AGLN-minus", "V, CR", "V, SG", "V, CR and SG"]
         rows = [ROWS[f"Table {name}"] for name in names]
         rows += [{**STRAIGHT, "affinity_scaling": "none"}, {**STRAIGHT, "affinity_scaling": "square_root"}]
+        rows += [{**STRAIGHT, "shortcut": False}]
         weights = make_irregular(make_agln(**STRAIGHT)).state_dict()
         logits = []
         with torch.no_grad():
             for row in rows:
                 network = make_agln(**row).double().eval()
-                network.load_state_dict(weights)
+                network.load_state_dict({name: weights[name] for name in network.state_dict()})
                 logits.append(network(images))
         for index, one in enumerate(logits):
             assert all((one - other).abs().max() > 1e-4 for other in logits[:index])

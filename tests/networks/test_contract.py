@@ -78,7 +78,10 @@ VARIANTS = {
     "agln, straight": agln_variant("agln", *explained_by_agln(), dense=False),
     "agln, lite": agln_variant("agln", *explained_by_agln(dense=True), lite=True),
     "agln, alpha and beta fixed": agln_variant(
-        "agln", *explained_by_agln(), dense=False, learnable_alpha=False, learnable_beta=False, affinity_scaling="none"
+        "agln", *explained_by_agln(), dense=False, learnable_alpha=False, learnable_beta=False
+    ),
+    "agln, refinement as printed": agln_variant(
+        "agln", *explained_by_agln(), dense=False, shortcut=False, affinity_scaling="none"
     ),
     "agln, channel resampling alone": agln_variant(
         "agln", *explained_by_agln(gating=False), dense=False, spatial_gating=False, affinity_scaling="mean"

@@ -12,6 +12,10 @@ text leaves open, and how we read it (the parameters and multiply-adds of Table 
 - The affinity of Eq. 4 sums over all pixels, so that its softmax has a single winner at any usual size. It is divided
   by the number of pixels, which was measured to train better (docs/results.md) and means the same at every size;
   `affinity_scaling` can divide it by the root of the number, or leave it as printed.
+- As printed, the encoder's map B reaches the decoder through Eq. 4 alone. Trained from random weights, its softmax
+  mixes all channels nearly evenly for long, their detail is lost, and AGLN stays below FPN (docs/results.md). So we add
+  B itself: ``G = B + gamma F sigmoid(M)``, gamma learned from 0. DANet's channel attention, which the paper derives
+  Eq. 4 from, has such a shortcut, and so has the authors' release. `shortcut=False` is Eq. 5 as printed.
 - AGLN-minus (Tables IV and V) leaves out the refinement and nothing else: Eq. 6 with the encoder's map itself.
 - Densely connected decoder (Figure 4b): the semantic aggregation block runs on each of the first three stages, and
   every later stage takes the descriptors of all stages before it, the oldest first: 1, 2 and 3 context fusion blocks at
@@ -58,6 +62,8 @@ class AGLN(SemanticNetwork):
         lite: Whether fusion blocks have depthwise separable convolutions: AGLN-Lite (Table VIII).
         affinity_scaling: What the affinity of Eq. 4 is divided by: nothing (as printed), the number of pixels ("mean"),
             or its square root.
+        shortcut: Whether the encoder's map also passes beside its refinement, which then is scaled by a gamma that is
+            learned from 0; else the refinement is Eq. 5 as printed.
         dropout: Probability with which the head's input channels are dropped in training.
     """
 
@@ -80,6 +86,7 @@ class AGLN(SemanticNetwork):
         dense: bool = True,
         lite: bool = False,
         affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
+        shortcut: bool = True,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
@@ -102,6 +109,7 @@ class AGLN(SemanticNetwork):
                     learnable_beta=learnable_beta,
                     lite=lite,
                     affinity_scaling=affinity_scaling,
+                    shortcut=shortcut,
                 )
                 for _ in range(stage if dense else 1)
             )
@@ -222,13 +230,15 @@ class SemanticDistribution(nn.Module):
 class LocalRefinement(nn.Module):
     """Local Refinement Module: an encoder map without its noise (Section III-B, Eq. 4 and 5).
 
-    Channel resampling, ``F = softmax(E B^T) B`` over the encoder's channels, and spatial gating, ``G = F sigmoid(M)``.
+    Channel resampling, ``F = softmax(E B^T) B`` over the encoder's channels, and spatial gating, ``F sigmoid(M)``; the
+    result is ``G = B + gamma F sigmoid(M)``.
 
     Args:
         channel_resampling: Whether the first is done; else F = B.
-        spatial_gating: Whether the second is done; else G = F.
+        spatial_gating: Whether the second is done; else F takes the place of F sigmoid(M). Without both, G = B.
         affinity_scaling: What the affinity E B^T is divided by: "none", the number of pixels ("mean") or its square
             root ("square_root").
+        shortcut: Whether B is added, with gamma learned from 0; else G = F sigmoid(M), as printed.
     """
 
     def __init__(
@@ -237,16 +247,20 @@ class LocalRefinement(nn.Module):
         channel_resampling: bool = True,
         spatial_gating: bool = True,
         affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         self.channel_resampling = channel_resampling
         self.spatial_gating = spatial_gating
+        self.gamma = _scalar(0.0) if shortcut and (channel_resampling or spatial_gating) else None
         self.affinity_exponent = {"none": 1, "square_root": 0, "mean": -1}[affinity_scaling]  # of the root of HW
 
     def forward(self, encoder_map: Tensor, enhanced: Tensor, descriptor_map: Tensor) -> Tensor:
         """Refines B with the guidance of E and M; all of them, and the result G, are (B, C, H, W)."""
         refined = self.resample(encoder_map, enhanced) if self.channel_resampling else encoder_map
-        return refined * descriptor_map.sigmoid() if self.spatial_gating else refined
+        if self.spatial_gating:
+            refined = refined * descriptor_map.sigmoid()
+        return refined if self.gamma is None else encoder_map + self.gamma * refined
 
     def resample(self, encoder_map: Tensor, enhanced: Tensor) -> Tensor:
         """Channel resampling (Eq. 4): F, (B, C, H, W)."""
@@ -274,6 +288,7 @@ class ContextFusion(nn.Module):
         learnable_beta: Whether beta is learned, from 1; else it is 1.
         lite: Whether Psi and Phi are depthwise separable convolutions.
         affinity_scaling: See `LocalRefinement`.
+        shortcut: See `LocalRefinement`.
     """
 
     def __init__(
@@ -287,11 +302,15 @@ class ContextFusion(nn.Module):
         learnable_beta: bool = True,
         lite: bool = False,
         affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         self.distribution = SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite)
         self.refinement = LocalRefinement(
-            channel_resampling=channel_resampling, spatial_gating=spatial_gating, affinity_scaling=affinity_scaling
+            channel_resampling=channel_resampling,
+            spatial_gating=spatial_gating,
+            affinity_scaling=affinity_scaling,
+            shortcut=shortcut,
         )
         self.beta: nn.Parameter | float = _scalar(1.0) if learnable_beta else 1.0
         self.fuse = _fusion_convolution(channels, lite)  # Phi
