@@ -1,0 +1,130 @@
+"""What the ablation scripts share: every row of a paper's tables trained on `shapes` with several seeds, and printed
+with mean and spread beside the paper's figure."""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segweave.training.callbacks import read_metrics
+from segweave.training.configuration import read_settings
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "resnet18",
+    "epochs": 4,
+    "batch_size": 8,
+    "short_edge": 96,
+    "crop_size": (96, 120),
+    "scale_range": (0.75, 1.5),
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "weight_decay": 0.01,
+    "warmup_steps": 30,
+    "validate_every": 4,
+    "workers": 1,
+    "device": "cpu",
+}
+"""The same for all rows: 300 steps of 8 images."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: what the paper calls it, its mIoU there, a name for its runs, and how its network is made."""
+
+    title: str
+    paper: float
+    name: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_arguments(description: str | None, out: str) -> argparse.Namespace:
+    """Seeds, the folder of the runs, processes and precision."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
+    parser.add_argument("--threads", type=int, help="of each run; the cores divided by the processes if not given")
+    parser.add_argument("--precision", default="32", help="bf16-mixed is faster on a CPU that computes in bf16")
+    return parser.parse_args()
+
+
+def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple[str, int], Path]:
+    """Trains each row with each seed, each in a process of its own; runs that are there already are left.
+
+    Returns:
+        The run folder of each row's name and seed.
+    """
+    threads = arguments.threads or max((os.cpu_count() or 1) // arguments.processes, 1)
+    runs = {(row.name, seed): arguments.out / f"{row.name}-{seed}" for seed in arguments.seeds for row in rows}
+    jobs = [(row, seed) for seed in arguments.seeds for row in {row.name: row for row in rows}.values()]
+    with ThreadPoolExecutor(arguments.processes) as pool:  # each thread waits for a process
+        list(pool.map(lambda job: _train(*job, runs[job[0].name, job[1]], arguments.precision, threads), jobs))
+    return runs
+
+
+def mean_iou(run: Path) -> float:
+    """Of a run after its last step, in per cent."""
+    return 100 * float(read_metrics(run / "metrics.csv")[-1]["val/mean_iou"])
+
+
+def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int], float], seeds: Sequence[int]) -> None:
+    """A table in Markdown, and which pairs of rows come out the other way round than in the paper.
+
+    Args:
+        title: Its heading.
+        rows: In order.
+        scores: Of each row's name and seed.
+        seeds: In order.
+    """
+    print(f"\n{title}\n\n| network | paper |{''.join(f' seed {seed} |' for seed in seeds)} mean | spread |")
+    print("| --- |" + " ---: |" * (len(seeds) + 3))
+    means = {}
+    for row in rows:
+        reached = [scores[row.name, seed] for seed in seeds]
+        means[row.title] = statistics.mean(reached)
+        spread = statistics.stdev(reached) if len(reached) > 1 else 0.0
+        cells = [f"{score:.1f}" for score in (*reached, means[row.title], spread)]
+        print(f"| {row.title} | {row.paper:.2f} | {' | '.join(cells)} |")
+    swapped = [
+        f"{worse.title} is {means[worse.title] - means[better.title]:.1f} above {better.title}"
+        for better in rows
+        for worse in rows
+        if better.paper > worse.paper and means[better.title] < means[worse.title]
+    ]
+    print(f"\nOther order than the paper's: {'; '.join(swapped) or 'none'}.")
+
+
+def _train(row: Row, seed: int, run: Path, precision: str, threads: int) -> None:
+    settings = {**SETTINGS, "seed": seed, "precision": precision}
+    if _is_done(run, {**settings, "model": row.model, "options": row.options}):
+        return
+    flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
+    flags += [f"--options.{name}={_shown(value)}" for name, value in row.options.items()]
+    command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
+    subprocess.run(
+        [*command, "--model", row.model, *flags],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+
+
+def _is_done(run: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a run with these settings has ended there."""
+    if not (run / "report.html").exists():
+        return False
+    settings = read_settings(run / "config.yaml")
+    return all(settings[name] == (list(value) if isinstance(value, tuple) else value) for name, value in wanted.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
