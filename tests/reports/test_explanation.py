@@ -26,18 +26,27 @@ IMAGE = GENERATOR.integers(0, 256, (40, 56, 3), dtype=np.uint8)
 MASK = np.repeat([0, 1], 20)[:, None].repeat(56, axis=1).astype(np.uint8)
 
 
-def sheet(image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: NDArray[np.floating]) -> Image.Image:
+def sheet(
+    image: NDArray[np.uint8] = IMAGE,
+    mask: NDArray[Any] = MASK,
+    *,
+    at: tuple[int, int] | None = None,
+    of_pixel: tuple[str, ...] = (),
+    **maps: NDArray[Any],
+) -> Image.Image:
     return explanation_sheet(
-        {name: values.astype(np.float32) for name, values in maps.items()},
+        {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in maps.items()},
         image=image,
         mask=mask,
         classes=CLASSES,
         palette=PALETTE,
         title="a.png",
+        at=at,
+        of_pixel=of_pixel,
     )
 
 
-def row(*, image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: NDArray[np.floating]) -> NDArray[Any]:
+def row(*, image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: NDArray[Any]) -> NDArray[Any]:
     """What maps add to the sheet: (H, W, 3), without the margins."""
     start = sheet(image, mask).height - MARGIN
     return np.asarray(sheet(image, mask, **maps))[start:-MARGIN, MARGIN:-MARGIN].astype(int)
@@ -197,6 +206,91 @@ def test_maps_whose_names_end_alike_stand_together():
     values = noise(4, 10, 14)
     together, apart = row(encoder_res2=values, refined_res2=values), row(encoder_res2=values, encoder_res3=values)
     assert len(apart) - len(together) == 24
+
+
+LABELS = np.zeros((1, 10, 14), np.int64)
+LABELS[:, :, 7:] = 60
+LABELS[:, 5:, 7:] = 7
+POSITIONS = np.zeros((1, 10, 14), bool)
+POSITIONS[0, 2, 3] = POSITIONS[0, 7, 10] = True
+
+
+def columns_in_use(picture: NDArray[Any]) -> int:
+    """How many of three columns of large pictures hold one."""
+    middles = [column * (WIDE + 12) + WIDE // 2 for column in range(3)]
+    return sum((picture[40:200, middle - 20 : middle + 20] < 250).any() for middle in middles)
+
+
+def test_labels_are_drawn_as_regions_over_the_image_and_alone():
+    picture = row(regions=LABELS)
+    assert columns_in_use(picture) == 2
+    over, alone = tile(picture, 0, width=WIDE), tile(picture, 1, width=WIDE)
+    assert len(np.unique(alone.reshape(-1, 3), axis=0)) == 3
+    assert alone[:, :150].std(axis=(0, 1)).max() == 0
+    assert over[:, :150].std() > 5, "the image shows through"
+
+
+def test_the_caption_of_regions_counts_them():
+    two = np.where(LABELS == 7, 60, LABELS)
+    changed = (row(regions=LABELS) != row(regions=two)).any(axis=(1, 2))
+    assert changed[28 + WIDE * 40 // 56 :].any()
+
+
+@pytest.mark.parametrize("name", ["regions", "other"])
+def test_positions_are_dots_on_the_image_and_on_the_regions(name):
+    alone, both = row(**{name: LABELS}), row(**{name: LABELS, "representatives": POSITIONS})
+    over, dots = both[: len(alone)], both[len(alone) :]
+    columns = slice(2 * (WIDE + 12), None)
+    assert np.array_equal(over[:, : columns.start], alone[:, : columns.start]), "regions stay legible"
+    assert columns_in_use(over) == 2 + (name == "regions")
+    assert columns_in_use(dots) == 1
+    pictures = [tile(dots, 0, width=WIDE), *([tile(over[:, columns], 0, width=WIDE)] if name == "regions" else [])]
+    for picture in pictures:
+        for y, x in ((2, 3), (7, 10)):
+            middle = (round((y + 0.5) / 10 * WIDE * 40 / 56) - 5, round((x + 0.5) / 14 * WIDE) - 5)
+            assert (picture[middle] == 255).all()
+            patch = picture[middle[0] - 7 : middle[0] + 8, middle[1] - 7 : middle[1] + 8]
+            assert (patch.max(axis=-1) < 90).any(), "a dark rim"
+
+
+def test_notes_are_of_what_the_sheet_has():
+    plain, whole = np.asarray(sheet()), np.asarray(sheet(regions=LABELS, representatives=POSITIONS, at=(3, 5)))
+    notes = np.s_[60:, MARGIN + 2 * (WIDE + 12) :]
+    below = [(page[notes][: WIDE * 40 // 56 - 20] < 200).any(axis=(1, 2)).sum() for page in (plain, whole)]
+    assert below[1] >= below[0] + 3 * 8
+
+
+def test_a_chosen_pixel_is_ringed_on_the_image_and_on_its_own_maps_alone():
+    maps = {"attention": noise(1, 10, 14), "features": noise(4, 10, 14), "attention_at": noise(1, 10, 14)}
+    plain, ringed = sheet(**maps), sheet(at=(14, 30), of_pixel=("features", "attention_at"), **maps)
+    assert plain.size == ringed.size
+    left_half = np.s_[:, : MARGIN + 2 * (WIDE + 12)]
+    changed = (np.asarray(plain)[left_half] != np.asarray(ringed)[left_half]).any(axis=-1)
+    rows = np.flatnonzero(changed.any(axis=1))
+    bands = np.split(rows, np.flatnonzero(np.diff(rows) > 30) + 1)
+    assert len(bands) == 3, "the heading, two of three maps"
+    heading, features, attention = (changed[band[0] : band[-1] + 1] for band in bands)
+    for band, middles in (
+        (heading, [MARGIN + WIDE * 14.5 / 56]),
+        (features, [MARGIN + column * (TILE + 12) + TILE * 14.5 / 56 for column in range(4)]),
+        (attention, [MARGIN + column * (WIDE + 12) + WIDE * 14.5 / 56 for column in range(2)]),
+    ):
+        assert 17 <= len(band) <= 21
+        seen = np.flatnonzero(band.any(axis=0))
+        rings = np.split(seen, np.flatnonzero(np.diff(seen) > 30) + 1)
+        assert [ring.mean() for ring in rings] == pytest.approx(middles, abs=1)
+    assert bands[0].mean() == pytest.approx(MARGIN + 41 + WIDE * 40 / 56 * 30.5 / 40, abs=1)
+
+
+@pytest.mark.parametrize("size", [(40, 56), (400, 30), (20, 900), (1, 1)], ids=str)
+def test_regions_and_positions_of_every_shape_are_drawn(size):
+    image = np.full((*size, 3), 90, np.uint8)
+    for shape in [(1, 1, 1), (1, 1, 5), (1, 30, 40), (1, 3, 3)]:
+        kinds = {"uint8": np.zeros(shape, np.uint8), "regions": np.arange(np.prod(shape)).reshape(shape) - 5}
+        dots = {"none": np.zeros(shape, bool), "every": np.ones(shape, bool)}
+        page = sheet(image, np.zeros(size, np.uint8), at=(size[1] - 1, 0), of_pixel=("uint8", "every"), **kinds, **dots)
+        assert page.width == ROOM + 2 * MARGIN
+        assert page.height < 800 * 5
 
 
 @pytest.mark.parametrize("size", [(40, 56), (400, 30), (20, 900), (1, 1)], ids=str)

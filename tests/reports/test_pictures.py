@@ -9,15 +9,21 @@ from PIL import Image
 from segweave.errors import InputError
 from segweave.reports.pictures import (
     CORRECT_COLOUR,
+    DARK,
     IGNORE_COLOUR,
     LEGIBLE_WIDTH,
+    LIGHT,
     WRONG_COLOUR,
     colour_mask,
     difference,
+    dotted,
     heat_map,
     legend,
     overlay,
     palette_png,
+    region_colours,
+    region_map,
+    ringed,
     with_legend,
 )
 
@@ -94,6 +100,100 @@ def test_heat_map_is_brightest_where_attention_is_greatest():
 def test_heat_map_of_constant_or_broken_values(values):
     picture = heat_map(values, np.full((8, 8, 3), 90, np.uint8))
     assert (picture == picture[0, 0]).all()
+
+
+LABELS = np.array([[4, 4, 9], [4, -2, 9]])
+
+
+def test_a_region_is_in_one_colour_that_no_other_has():
+    picture = region_colours(LABELS, (30, 20))
+    assert picture.shape == (20, 30, 3)
+    cells = picture.reshape(2, 10, 3, 10, 3).swapaxes(1, 2)  # (2, 3, 10, 10, 3)
+    assert (cells == cells[:, :, :1, :1]).all(), "enlarged without new colours"
+    colours = cells[:, :, 0, 0]
+    same = (colours[:, :, None, None] == colours).all(axis=-1)
+    assert np.array_equal(same, LABELS[:, :, None, None] == LABELS)
+
+
+def test_colours_of_regions_depend_on_where_they_are_not_on_their_labels():
+    order = {4: 100, 9: 1000, -2: 7}
+    assert np.array_equal(
+        region_colours(LABELS, (9, 6)), region_colours(np.vectorize(order.__getitem__)(LABELS), (9, 6))
+    )
+
+
+def scattered(share: float) -> np.ndarray:
+    """(30, 40): regions of one position each, on a single ground."""
+    single = np.random.default_rng(0).random((30, 40)) < share
+    return np.where(single, np.arange(1, 1201).reshape(30, 40), 0)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(1200).reshape(30, 40),
+        np.arange(1190).reshape(-1, 34),  # rows of a Fibonacci number: hues in golden steps nearly repeat after it
+        scattered(0.3),
+        np.random.default_rng(1).integers(0, 2, (30, 40)).cumsum().reshape(30, 40),
+        np.add.outer(np.arange(30) // 7, 10 * (np.arange(40) // 9)),
+    ],
+    ids=["single", "fibonacci", "scattered", "runs", "blocks"],
+)
+def test_colours_of_neighbouring_regions_differ(labels):
+    colours = region_colours(labels, labels.shape[::-1]).astype(float)
+    for first, second in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]), (np.s_[1:, 1:], np.s_[:-1, :-1])):
+        distances = np.linalg.norm(colours[first] - colours[second], axis=-1)
+        assert distances[labels[first] != labels[second]].min() > 55
+
+
+def test_a_region_map_shows_the_image_in_grey_under_colours_with_a_contour():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, :15] = (0, 200, 0)
+    labels = np.array([[0, 0, 1]])
+    picture, colours = region_map(labels, image).astype(float), region_colours(labels, (30, 20)).astype(float)
+    grey = np.full(3, round(0.587 * 200))
+    np.testing.assert_allclose(picture[5, 5], 0.45 * grey + 0.55 * colours[5, 5], atol=1)
+    np.testing.assert_allclose(picture[5, 17], 0.55 * colours[5, 17], atol=1)
+    np.testing.assert_allclose(picture[5, 19], 0.95 * colours[5, 19], atol=1)
+
+
+@pytest.mark.parametrize("ground", [LIGHT, DARK, (128, 128, 128)], ids=str)
+def test_dots_are_light_with_a_dark_rim_and_stand_where_positions_are(ground):
+    picture = np.full((60, 100, 3), ground, np.uint8)
+    positions = np.zeros((3, 5), bool)
+    positions[0, 1] = positions[2, 4] = True
+    marked = dotted(picture, positions)
+    rows, columns = np.mgrid[:60, :100] + 0.5
+    nearest = np.minimum(np.hypot(rows - 10, columns - 30), np.hypot(rows - 50, columns - 90))
+    assert (marked[nearest < 4] == LIGHT).all()
+    assert (marked[(nearest > 7)] == ground).all()
+    rim = marked[(nearest > 5.1) & (nearest < 5.9)].astype(int)
+    assert rim.max() < 130
+
+
+def test_no_position_changes_nothing():
+    picture = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    assert np.array_equal(dotted(picture, np.zeros((4, 5), bool)), picture)
+
+
+def test_every_dot_is_seen_where_there_are_many():
+    marked = dotted(np.full((120, 160, 3), 128, np.uint8), np.ones((12, 16), bool))
+    cells = marked.reshape(12, 10, 16, 10, 3).swapaxes(1, 2)  # (12, 16, 10, 10, 3)
+    assert (cells[:, :, 4:6, 4:6] == LIGHT).all()
+    assert (cells.min(axis=(2, 3, 4)) < 60).all(), "a rim between dots"
+
+
+@pytest.mark.parametrize("ground", [LIGHT, DARK, (128, 128, 128)], ids=str)
+@pytest.mark.parametrize("centre", [(0.5, 0.25), (0.0, 0.0), (1.0, 1.0)], ids=str)
+def test_a_ring_is_light_and_dark_around_a_point_that_stays_visible(ground, centre):
+    marked = ringed(np.full((60, 100, 3), ground, np.uint8), centre)
+    rows, columns = np.mgrid[:60, :100] + 0.5
+    distance = np.hypot(rows - 60 * centre[1], columns - 100 * centre[0])
+    assert (marked[distance < 3] == ground).all()
+    assert (marked[distance > 11] == ground).all()
+    ring = marked[(distance > 4) & (distance < 10)]
+    assert (ring.min(axis=1) > 220).any()
+    assert (ring.max(axis=1) < 50).any()
 
 
 def test_legend_wraps_to_its_width():

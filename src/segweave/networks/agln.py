@@ -120,8 +120,8 @@ class AGLN(SemanticNetwork):
     def forward(self, images: Tensor) -> Tensor:
         return resize_like(self.head(self._decode(images)), images)
 
-    def explain(self, images: Tensor) -> dict[str, Tensor]:
-        """What Figures 3 and 5 show, and what it comes from.
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """What Figures 3 and 5 show, and what it comes from; `at` adds nothing.
 
         Returns:
             `attention_1` (and with the dense decoder `attention_2`, `attention_3`): the attention maps of the semantic

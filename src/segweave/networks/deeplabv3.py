@@ -48,7 +48,8 @@ class DeepLabV3(SemanticNetwork):
     def forward(self, images: Tensor) -> Tensor:
         return resize_like(self.head(self.context(self.backbone(images)[-1])), images)
 
-    def explain(self, images: Tensor) -> dict[str, Tensor]:
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """ASPP's branches before they are concatenated, by name; `at` adds nothing."""
         return self.context.branches(self.backbone(images)[-1])
 
 

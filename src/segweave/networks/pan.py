@@ -102,8 +102,11 @@ class PAN(SemanticNetwork):
             high_level = upsample(low_level, high_level)  # (B, D, size of low_level)
         return resize_like(self.head(high_level), images)
 
-    def explain(self, images: Tensor) -> dict[str, Tensor]:
-        """FPA's attention map, (B, A, h, w), or SE's channel weights, and the gate of each GAU, (B, D, 1, 1)."""
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """FPA's attention map, (B, A, h, w), or SE's channel weights, and the gate of each GAU, (B, D, 1, 1).
+
+        `at` adds nothing: none of it is the attention of a single pixel.
+        """
         *low_levels, high_level = self.backbone(images)
         explained = {}
         if isinstance(self.context, FeaturePyramidAttention | SqueezeExcitation):

@@ -63,7 +63,8 @@ class PSPNet(SemanticNetwork):
             losses["auxiliary"] = self.auxiliary_weight * pixel_cross_entropy(auxiliary_logits, labels)
         return losses
 
-    def explain(self, images: Tensor) -> dict[str, Tensor]:
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The pooled levels before they are upsampled, `pooled_1x1` and so on; `at` adds nothing."""
         res5 = self.backbone(images)[-1]
         pooled = self.context.pool(res5)
         return {f"pooled_{bins}x{bins}": x for bins, x in zip(self.context.bins, pooled, strict=True)}

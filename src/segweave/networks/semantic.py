@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from segweave.backbones import Backbone
+from segweave.errors import InputError
 from segweave.losses import pixel_cross_entropy
 
 
@@ -68,6 +69,31 @@ class SemanticNetwork(nn.Module, ABC):
         """
         return {"segmentation": pixel_cross_entropy(self(images), labels)}
 
-    def explain(self, images: Tensor) -> dict[str, Tensor]:
-        """The context that the network used, by name, for pictures: maps (B, C, h, w); gates are maps of one pixel."""
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The context that the network used, by name, for pictures.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            at: A pixel (x, y) of the images, x from the left and y from the top. Networks that have attention of
+                single positions add maps of that pixel's own attention; the others ignore it.
+
+        Returns:
+            Maps (B, C, h, w) of floats; gates are maps of one pixel. Maps (B, 1, h, w) of integers are labels: equal
+            ones belong together, as the positions of a region do. Maps (B, 1, h, w) of booleans mark single positions,
+            as representative pixels are. Which names there are depends on whether `at` is given, not on the images.
+        """
         return {}
+
+
+def position_of(pixel: tuple[int, int], images: Tensor, features: Tensor) -> tuple[int, int]:
+    """The row and the column of a map's position that the middle of a pixel (x, y) of the images lies in.
+
+    Raises:
+        InputError: The images have no such pixel.
+    """
+    x, y = pixel
+    image_height, image_width = images.shape[-2:]
+    if not (0 <= x < image_width and 0 <= y < image_height):
+        raise InputError(f"at ({x}, {y}): expected a pixel (x, y) of images of {image_width} x {image_height} pixels")
+    height, width = features.shape[-2:]
+    return (2 * y + 1) * height // (2 * image_height), (2 * x + 1) * width // (2 * image_width)

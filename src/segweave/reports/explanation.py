@@ -1,6 +1,7 @@
 """The sheet of `segweave explain`: an image, what a network saw in it, and the maps it used on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +11,21 @@ from PIL import Image, ImageDraw
 
 from segweave.data.dataset import Colour
 from segweave.losses import IGNORE_INDEX
-from segweave.reports.pictures import heat_colours, heat_map, legend, overlay, text_font
+from segweave.reports.pictures import (
+    dotted,
+    heat_colours,
+    heat_map,
+    legend,
+    overlay,
+    region_colours,
+    region_map,
+    ringed,
+    text_font,
+)
 
 Map = NDArray[np.float32]
+Point = tuple[float, float]
+"""Of a picture: the distances from the left and from the top, as parts of the width and of the height."""
 
 COLUMNS = 7
 """Pictures in a row: principal components, mean, single channels."""
@@ -34,35 +47,43 @@ NEGLIGIBLE = 1e-4
 
 
 def explanation_sheet(
-    maps: Mapping[str, Map],
+    maps: Mapping[str, NDArray[Any]],
     *,
     image: NDArray[np.uint8],
     mask: NDArray[Any],
     classes: Sequence[str],
     palette: Sequence[Colour],
     title: str,
+    at: tuple[int, int] | None = None,
+    of_pixel: Collection[str] = (),
 ) -> Image.Image:
     """Draws maps under the image and its segmentation, a row each, in the order given.
 
     A map of several channels is drawn as its three strongest principal components (as red, green and blue), as the mean
     over its channels, laid over the image, and as the channels that vary most. A map of one channel is laid over the
-    image; of a map of one pixel (a gate) the channels' values are drawn as bars, in descending order.
+    image; of a map of one pixel (a gate) the channels' values are drawn as bars, in descending order. A map of labels
+    is drawn as regions, each in a colour of its own. Positions are drawn as dots on the image, and on `regions` too.
 
     Args:
-        maps: By name, each (C, h, w). Values that aren't finite count as the least. Neighbours whose names end alike
-            (`encoder_res4`, `refined_res4`) stand together.
+        maps: By name, each (C, h, w) of floats, or (1, h, w) of integers, labels that are equal within a region, or (1,
+            h, w) of booleans, true at single positions. Values that aren't finite count as the least. Neighbours whose
+            names end alike (`encoder_res4`, `refined_res4`) stand together.
         image: (H, W, 3).
         mask: (H, W), integers: the class of each pixel.
         classes: The names of the K classes.
         palette: Their colours.
         title: What the sheet is of.
+        at: A pixel (x, y) of the image, which is ringed.
+        of_pixel: The names of the maps that tell of this pixel; it is ringed on them too.
     """
-    rows = [_heading(image, mask, classes, palette, title)]
+    centre = None if at is None else ((at[0] + 0.5) / image.shape[1], (at[1] + 0.5) / image.shape[0])
+    dots = {name: values[0] for name, values in maps.items() if values.dtype == np.bool_}
+    rows = [_heading(image, mask, classes, palette, title, _notes(maps, at), centre)]
     groups = [None, *(name.rpartition("_")[2] for name in maps)]
     for (group_above, group), (name, values) in zip(pairwise(groups), maps.items(), strict=True):
         if group != group_above:
             rows.append(_rule())
-        rows.append(_row(name, _finite(values), image))
+        rows.append(_row(name, values, image, dots, centre if name in of_pixel else None))
     page = Image.new("RGB", (ROOM + 2 * MARGIN, sum(row.height for row in rows) + 2 * MARGIN), "white")
     top = MARGIN
     for row in rows:
@@ -102,15 +123,23 @@ def most_varying(values: Map, count: int) -> list[int]:
 
 
 def _heading(
-    image: NDArray[np.uint8], mask: NDArray[Any], classes: Sequence[str], palette: Sequence[Colour], title: str
+    image: NDArray[np.uint8],
+    mask: NDArray[Any],
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    title: str,
+    notes: Sequence[tuple[str, str]],
+    centre: Point | None,
 ) -> Image.Image:
     """The title, the image, its segmentation, and beside them the legend and how to read the rows."""
     size = _size(image, WIDE)
     enlarged = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     enlarged_mask = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
     segmented = Image.fromarray(overlay(np.asarray(enlarged), np.asarray(enlarged_mask), palette))
+    if centre is not None:
+        enlarged = Image.fromarray(ringed(np.asarray(enlarged), centre))
     left = 2 * (WIDE + GAP)
-    key = _key(mask, classes, palette, ROOM - left)
+    key = _key(mask, classes, palette, notes, ROOM - left)
     top = TITLE_SIZE + 22
     strip = _strip(top + max(size[1] + TEXT_SIZE + 10, key.height) + GAP)
     draw = ImageDraw.Draw(strip)
@@ -123,17 +152,35 @@ def _heading(
     return strip
 
 
-def _key(mask: NDArray[Any], classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
-    """The legend of the classes that occur, and what the colours of the rows mean."""
-    present = [k for k in np.unique(mask) if k != IGNORE_INDEX]
-    chips = legend([classes[k] for k in present], [palette[k] for k in present], width)
-    inset = 12  # of the legend
+def _notes(maps: Mapping[str, NDArray[Any]], at: tuple[int, int] | None) -> list[tuple[str, str]]:
+    """How to read the rows: terms, and what they mean."""
     notes = [
         ("components", "the three directions in which a map's features vary most, as red, green, blue:"),
         ("", "alike in colour, alike in features; and their shares of the variance"),
         ("mean", "over a map's channels, laid over the image"),
         ("channel", "one of those that vary most over the image, and its least and greatest value"),
     ]
+    kinds = {values.dtype.kind for values in maps.values()}
+    if kinds & set("iu"):
+        notes.append(("regions", "each in a colour of its own, which means nothing else"))
+    if "b" in kinds:
+        notes.append(("dots", "on the single positions that a map marks"))
+    if at is not None:
+        notes.append(("ring", f"around the chosen pixel, x {at[0]}, y {at[1]}; also on the maps that tell of it"))
+    return notes
+
+
+def _key(
+    mask: NDArray[Any],
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    notes: Sequence[tuple[str, str]],
+    width: int,
+) -> Image.Image:
+    """The legend of the classes that occur, and what the colours of the rows mean."""
+    present = [k for k in np.unique(mask) if k != IGNORE_INDEX]
+    chips = legend([classes[k] for k in present], [palette[k] for k in present], width)
+    inset = 12  # of the legend
     line = TEXT_SIZE + 7
     page = Image.new("RGB", (width, chips.height + 48 + line * len(notes)), "white")
     page.paste(chips, (0, 0))
@@ -156,14 +203,24 @@ def _draw_colour_bar(page: Image.Image, left: int, top: int) -> None:
     draw.text((left + 42 + 160 + 8, top), "greatest value of each picture", fill=FAINT, font=font)
 
 
-def _row(name: str, values: Map, image: NDArray[np.uint8]) -> Image.Image:
-    """One map: its name and shape, and under them pictures that suit its shape."""
+def _row(
+    name: str,
+    values: NDArray[Any],
+    image: NDArray[np.uint8],
+    dots: Mapping[str, NDArray[np.bool_]],
+    centre: Point | None,
+) -> Image.Image:
+    """One map: its name and shape, and under them pictures that suit its kind and shape."""
     channels, height, width = values.shape
-    if height == width == 1:
-        shape, body = f"{_counted(channels, 'channel')}, one value each", _bars(values[:, 0, 0])
+    size = f"{height} \N{MULTIPLICATION SIGN} {width}"
+    if values.dtype == np.bool_:
+        shape, body = f"positions of {size}", _positions(values, image, centre)
+    elif np.issubdtype(values.dtype, np.integer):
+        shape, body = f"labels of {size}", _regions(values, image, dots if name == "regions" else {}, centre)
+    elif height == width == 1:
+        shape, body = f"{_counted(channels, 'channel')}, one value each", _bars(_finite(values)[:, 0, 0])
     else:
-        shape = f"{_counted(channels, 'channel')} of {height} \N{MULTIPLICATION SIGN} {width}"
-        body = _attention(values[0], image) if channels == 1 else _features(values, image)
+        shape, body = f"{_counted(channels, 'channel')} of {size}", _heat(_finite(values), image, centre)
     top = NAME_SIZE + 11
     strip = _strip(top + body.height + GAP)
     draw = ImageDraw.Draw(strip)
@@ -174,38 +231,62 @@ def _row(name: str, values: Map, image: NDArray[np.uint8]) -> Image.Image:
     return strip
 
 
-def _attention(values: Map, image: NDArray[np.uint8]) -> Image.Image:
+def _heat(values: Map, image: NDArray[np.uint8], centre: Point | None) -> Image.Image:
+    """A map of floats, (C, h, w)."""
+    return _attention(values[0], image, centre) if len(values) == 1 else _features(values, image, centre)
+
+
+def _attention(values: Map, image: NDArray[np.uint8], centre: Point | None) -> Image.Image:
     """A map (h, w) of one channel: over the image and alone, each as large as the image in the heading."""
-    size = _size(image, WIDE)
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    pictures = [Image.fromarray(heat_map(values, resized)), Image.fromarray(heat_colours(values, size))]
-    return _captioned(pictures, ["over the image", _range(values)], WIDE)
+    resized = _resized(image, WIDE)
+    pictures = [heat_map(values, resized), heat_colours(values, _size(image, WIDE))]
+    return _captioned(pictures, ["over the image", _range(values)], WIDE, centre)
 
 
-def _features(values: Map, image: NDArray[np.uint8]) -> Image.Image:
+def _regions(
+    values: NDArray[np.integer], image: NDArray[np.uint8], dots: Mapping[str, NDArray[np.bool_]], centre: Point | None
+) -> Image.Image:
+    """Labels, (1, h, w): over the image, alone, and where there are maps of positions with their dots."""
+    (labels,) = values
+    over = region_map(labels, _resized(image, WIDE))
+    pictures = [over, region_colours(labels, _size(image, WIDE))]
+    captions = ["over the image", _counted(len(np.unique(labels)), "region")]
+    if dots:
+        pictures.append(reduce(dotted, dots.values(), over))
+        captions.append(f"with {' and '.join(dots)}")
+    return _captioned(pictures, captions, WIDE, centre)
+
+
+def _positions(values: NDArray[np.bool_], image: NDArray[np.uint8], centre: Point | None) -> Image.Image:
+    """Positions, true in (1, h, w), as dots on the image."""
+    (positions,) = values
+    picture = dotted(_resized(image, WIDE), positions)
+    return _captioned([picture], [_counted(int(positions.sum()), "position")], WIDE, centre)
+
+
+def _features(values: Map, image: NDArray[np.uint8], centre: Point | None) -> Image.Image:
     """A map of several channels, (C, h, w)."""
     size = _size(image, TILE)
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     pictures, captions = [], []
     if len(values) >= 3:
         components, shares = principal_components(values)
         pictures.append(_components_picture(components, size))
         captions.append("components: {:.0f}, {:.0f} and {:.0f} %".format(*(100 * shares)))
     mean = values.mean(axis=0)
-    pictures.append(Image.fromarray(heat_map(mean, resized)))
+    pictures.append(heat_map(mean, _resized(image, TILE)))
     captions.append(f"mean: {_range(mean)}")
     for channel in most_varying(values, SINGLE_CHANNELS):
-        pictures.append(Image.fromarray(heat_colours(values[channel], size)))
+        pictures.append(heat_colours(values[channel], size))
         captions.append(f"channel {channel}: {_range(values[channel])}")
-    return _captioned(pictures, captions, TILE)
+    return _captioned(pictures, captions, TILE, centre)
 
 
-def _components_picture(components: Map, size: tuple[int, int]) -> Image.Image:
+def _components_picture(components: Map, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Components (3, h, w) as red, green and blue, 0 as middle grey."""
     spread = np.abs(components).max(axis=(1, 2), keepdims=True)
     unit = 0.5 + 0.5 * components / np.maximum(spread, np.finfo(np.float32).tiny)
     bands = [Image.fromarray(np.rint(255 * band).astype(np.uint8)) for band in unit]
-    return Image.merge("RGB", bands).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(Image.merge("RGB", bands).resize(size, Image.Resampling.BILINEAR))
 
 
 def _bars(values: Map) -> Image.Image:
@@ -230,14 +311,16 @@ def _bars(values: Map) -> Image.Image:
     return strip
 
 
-def _captioned(pictures: Sequence[Image.Image], captions: Sequence[str], pitch: int) -> Image.Image:
-    """Pictures side by side, a column of `pitch` pixels each, and the caption of each under it."""
-    height = max(picture.height for picture in pictures)
+def _captioned(
+    pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], pitch: int, centre: Point | None
+) -> Image.Image:
+    """Pictures side by side, a column of `pitch` pixels each, ringed where there is a centre, captions under them."""
+    height = max(len(picture) for picture in pictures)
     strip = _strip(height + TEXT_SIZE + 10)
     draw = ImageDraw.Draw(strip)
     for column, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x = column * (pitch + GAP)
-        strip.paste(picture, (x, 0))
+        strip.paste(Image.fromarray(picture if centre is None else ringed(picture, centre)), (x, 0))
         size = next(
             (size for size in range(TEXT_SIZE, SMALLEST_SIZE, -1) if text_font(size).getlength(caption) <= pitch),
             SMALLEST_SIZE,
@@ -254,6 +337,10 @@ def _rule() -> Image.Image:
 
 def _strip(height: int) -> Image.Image:
     return Image.new("RGB", (ROOM, height), "white")
+
+
+def _resized(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize(_size(image, width), Image.Resampling.BICUBIC))
 
 
 def _size(image: NDArray[np.uint8], width: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pictures of masks, errors and attention maps, as uint8 arrays (H, W, 3) and Pillow images."""
+"""Pictures of masks, errors, attention maps, regions and positions, as uint8 arrays (H, W, 3) and Pillow images."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -20,12 +21,21 @@ IGNORE_COLOUR: Colour = (214, 214, 214)
 CORRECT_COLOUR: Colour = (229, 240, 235)
 WRONG_COLOUR: Colour = (214, 32, 80)
 
+LIGHT: Colour = (255, 255, 255)
+DARK: Colour = (10, 14, 20)
+"""Dots and rings are light with a dark rim: one of the two stands out on any ground."""
+RING_RADIUS = 8.25
+
 LEGIBLE_WIDTH = 400
 """Narrower pictures are enlarged before a legend is set under them."""
 FONT_SIZE = 13
 CHIP = 14
 LINE = 24
 MARGIN = 12
+MAGNIFICATION = 4
+"""Dots and rings are drawn on a picture so many times as large, for smooth edges."""
+CHOICE, APART = 8, 80.0
+"""How many colours are tried for a region, and how far they should be from its neighbours' (of 255 a channel)."""
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[Any]
@@ -134,6 +144,77 @@ def heat_colours(values: NDArray[np.floating], size: tuple[int, int]) -> Picture
     return matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
 
 
+def region_map(labels: NDArray[np.integer], image: Picture) -> Picture:
+    """Lays regions over the image, each in its own colour, with a thin contour in full colour where two meet.
+
+    Args:
+        labels: (h, w): the positions of equal labels are a region. Enlarged to the image without new values.
+        image: (H, W, 3); shown in grey, so that colour means region alone.
+
+    Returns:
+        (H, W, 3).
+    """
+    height, width = image.shape[:2]
+    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+    ranks, palette = _ranked_regions(labels)
+    enlarged = _enlarged(ranks, (width, height))
+    return _blend(grey, palette[enlarged], np.where(_contours(enlarged), 0.95, 0.55)[..., None])
+
+
+def region_colours(labels: NDArray[np.integer], size: tuple[int, int]) -> Picture:
+    """The colours of `region_map` alone.
+
+    Args:
+        labels: (h, w), as there.
+        size: Width and height of the picture.
+
+    Returns:
+        (height, width, 3).
+    """
+    ranks, palette = _ranked_regions(labels)
+    return palette[_enlarged(ranks, size)]
+
+
+def dotted(picture: Picture, positions: NDArray[np.bool_]) -> Picture:
+    """Sets a dot on the middle of each of a map's positions that is marked.
+
+    Args:
+        picture: (H, W, 3).
+        positions: (h, w), a map of the same view as the picture.
+
+    Returns:
+        (H, W, 3).
+    """
+    (height, width), (rows, columns) = picture.shape[:2], positions.shape
+    radius = min(max(0.4 * min(height / rows, width / columns), 3.0), 6.0)
+    canvas = _magnified(picture)
+    draw = ImageDraw.Draw(canvas)
+    for row, column in np.argwhere(positions):
+        centre = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)
+        _draw_circle(draw, centre, radius, DARK)
+        _draw_circle(draw, centre, radius - 1.1, LIGHT)
+    return np.asarray(canvas.reduce(MAGNIFICATION))
+
+
+def ringed(picture: Picture, centre: tuple[float, float]) -> Picture:
+    """Draws a ring around a point.
+
+    Args:
+        picture: (H, W, 3).
+        centre: The point: its distances from the left and from the top, as parts of the width and of the height.
+
+    Returns:
+        (H, W, 3).
+    """
+    height, width = picture.shape[:2]
+    canvas = _magnified(picture)
+    draw = ImageDraw.Draw(canvas)
+    middle = (centre[0] * width, centre[1] * height)
+    _draw_circle(draw, middle, RING_RADIUS + 1.25, DARK, 5.0)
+    _draw_circle(draw, middle, RING_RADIUS, LIGHT, 2.5)
+    return np.asarray(canvas.reduce(MAGNIFICATION))
+
+
 def legend(classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
     """A white strip of colour chips with names, in as many lines as they need.
 
@@ -216,6 +297,70 @@ def _contours(mask: Mask) -> NDArray[np.bool_]:
 
 def _blend(below: Picture, above: Picture, weight: NDArray[np.floating] | float) -> Picture:
     return np.rint(below * (1.0 - weight) + above * weight).astype(np.uint8)
+
+
+def _ranked_regions(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], Picture]:
+    """The labels (h, w) as numbers from 0 up, and the colour of each, (R, 3): neighbours' are far from each other.
+
+    The largest region is given the first colour of a sequence that spreads evenly, and so on; colours too near to a
+    neighbour's are left out. (Thousands of regions have colours that can hardly be told apart, but neighbours' can.)
+    """
+    values, ranks = np.unique(labels, return_inverse=True)
+    ranks = ranks.reshape(labels.shape).astype(np.int32)
+    neighbours = _neighbours(ranks, len(values))
+    sequence, start = _spread_colours(len(values) * CHOICE), 0
+    palette = np.full((len(values), 3), np.inf)  # infinitely far from all: no colour yet
+    for region in np.argsort(-np.bincount(ranks.ravel()), kind="stable"):
+        choice = sequence[start : start + CHOICE]
+        differences = choice[:, None] - palette[neighbours[region]]  # (CHOICE, T, 3)
+        distances = np.sqrt((differences**2).sum(axis=-1)).min(axis=1, initial=np.inf)
+        chosen = int((distances >= min(APART, distances.max())).argmax())  # the first far enough, or the farthest
+        palette[region] = choice[chosen]
+        start += chosen + 1
+    return ranks, palette.astype(np.uint8)
+
+
+def _neighbours(ranks: NDArray[np.int32], count: int) -> list[NDArray[np.int64]]:
+    """For each region of (h, w), those that it touches: side by side or at a corner."""
+    pairs = [
+        np.stack([first.ravel(), second.ravel()], axis=1)
+        for first, second in (
+            (ranks[:, :-1], ranks[:, 1:]),
+            (ranks[:-1], ranks[1:]),
+            (ranks[:-1, :-1], ranks[1:, 1:]),
+            (ranks[:-1, 1:], ranks[1:, :-1]),
+        )
+    ]
+    both = np.concatenate([*pairs, *(pair[:, ::-1] for pair in pairs)]).astype(np.int64)
+    both = np.unique(both[both[:, 0] != both[:, 1]], axis=0)  # (E, 2), sorted
+    return np.split(both[:, 1], np.searchsorted(both[:, 0], np.arange(1, count)))
+
+
+def _spread_colours(count: int) -> Picture:
+    """(count, 3): hues a golden section of the circle apart, saturation and lightness in other irrational steps."""
+    steps = np.arange(1, count + 1)[:, None] * np.array([math.sqrt(5) / 2 - 0.5, math.sqrt(2), math.sqrt(3)])
+    hue, saturation, value = np.modf(steps)[0].T
+    hsv = np.stack([hue, 0.95 - 0.5 * saturation, 1.0 - 0.5 * value], axis=1)
+    return np.rint(255 * matplotlib.colors.hsv_to_rgb(hsv)).astype(np.uint8)
+
+
+def _enlarged(ranks: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
+    return np.asarray(Image.fromarray(ranks).resize(size, Image.Resampling.NEAREST))
+
+
+def _magnified(picture: Picture) -> Image.Image:
+    """To draw on: Pillow's edges are jagged, and smooth once the picture is back at its size."""
+    height, width = picture.shape[:2]
+    return Image.fromarray(picture).resize((MAGNIFICATION * width, MAGNIFICATION * height), Image.Resampling.NEAREST)
+
+
+def _draw_circle(
+    draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, colour: Colour, thickness: float = 0.0
+) -> None:
+    """On a magnified picture, a disc or, with a thickness, a ring; measured in pixels of the picture itself."""
+    x, y, radius, width = (MAGNIFICATION * length for length in (*centre, radius, thickness))
+    style: dict[str, Any] = {"outline": colour, "width": round(width)} if thickness else {"fill": colour}
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), **style)
 
 
 def _to_unit_range(values: NDArray[np.floating]) -> NDArray[np.float32]:
