@@ -48,6 +48,9 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     network = create_model("pan", num_classes=3, backbone="test_resnet", decoder_channels=16)
     network.labelling = Labelling(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
     save_model(network, tmp_path / "three" / "model")
+    network = create_model("ranet", num_classes=2, backbone="test_resnet", channels=16)
+    network.labelling = Labelling(("cat", "dog"), ((255, 0, 0), (0, 255, 0)))
+    save_model(network, tmp_path / "regional" / "model")
     for file in (tmp_path / "void" / "val" / "masks").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(file)
     config = tmp_path / "mixed" / "model" / "config.json"
@@ -99,6 +102,15 @@ BAD = {
     "nothing to profile": ("profile", "expected the names of one or more models"),
     "an unknown model to profile": ("profile unet", "'unet': expected one of fcn"),
     "a small image to profile": ("profile fcn --size 16 64", r"size \[16, 64\]: expected"),
+    "a pixel of a network that looks at none": (
+        "explain three data/val/images/0.png --at 3 4 --out new",
+        "at x=3, y=4: pan .*no attention of single pixels",
+    ),
+    "a pixel outside an image": (
+        "explain regional data/val/images/0.png --at 64 4 --out new",
+        r"0\.png: at x=64, y=4: expected x from 0 to 63 and y from 0 to 47, a pixel of this image of 64x48",
+    ),
+    "half a pixel": ("explain regional data/val/images/0.png --at 3 --out new", r"at \[3\]: expected .*2"),
     "an existing sheet": ("data check data --contact-sheet mine/thesis.txt", r"thesis\.txt: exists"),
 }
 
@@ -184,10 +196,17 @@ def test_readme_commands_are_understood(
         assert main(words) == 0, command
 
 
+def test_a_pixel_to_explain_is_two_numbers(place: Path) -> None:
+    words = ["explain", "regional", "data/val/images/0.png", "data/val/images/1.png", "--at", "5", "40", "--maps"]
+    assert main([*words, "--out", "new"]) == 0
+    assert {path.name for path in (place / "new").iterdir()} == {"0.png", "0.npz", "1.png", "1.npz"}
+    assert "region_attention_at" in np.load("new/1.npz")
+
+
 def test_models_and_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("fcn", "pspnet", "deeplabv3", "pan", "kernel_sizes"))
+    assert all(name in printed for name in ("fcn", "pspnet", "deeplabv3", "ocnet", "pan", "kernel_sizes"))
     assert main(["datasets"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("shapes", "camvid", "DIR"))

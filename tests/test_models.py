@@ -14,7 +14,7 @@ from segweave.networks.semantic import SemanticNetwork
 
 class TestListModels:
     def test_knows_the_baselines_and_pan(self) -> None:
-        assert {"fcn", "fpn", "pspnet", "deeplabv3", "pan", "agln"} <= set(list_models())
+        assert {"fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "pan", "agln", "ranet"} <= set(list_models())
         assert list_models("semantic") == list(SEMANTIC_NETWORKS)
 
     def test_unknown_task(self) -> None:
@@ -40,7 +40,16 @@ class TestCreateModel:
 
     @pytest.mark.parametrize(
         ("name", "output_stride"),
-        [("fcn", 8), ("fpn", 32), ("pspnet", 8), ("deeplabv3", 16), ("pan", 16), ("agln", 32)],
+        [
+            ("fcn", 8),
+            ("fpn", 32),
+            ("pspnet", 8),
+            ("deeplabv3", 16),
+            ("ocnet", 8),
+            ("pan", 16),
+            ("agln", 32),
+            ("ranet", 8),
+        ],
     )
     def test_output_stride_is_the_papers(self, name: str, output_stride: int) -> None:
         assert SEMANTIC_NETWORKS[name].default_output_stride == output_stride
@@ -65,9 +74,8 @@ class TestCreateModel:
             assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(
-            InputError, match="unknown model 'pam': expected one of fcn, fpn, pspnet, deeplabv3, pan, agln"
-        ):
+        known = "fcn, fpn, pspnet, deeplabv3, ocnet, pan, agln, ranet"
+        with pytest.raises(InputError, match=f"unknown model 'pam': expected one of {known}"):
             create_model("pam", num_classes=3)
 
     @pytest.mark.parametrize("num_classes", [0, -1, 256])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from segweave import InputError, create_model, profile, profiling
+from segweave.activation_memory import peak_activation_bytes
 from segweave.cli import main
 from segweave.networks.semantic import SemanticNetwork
-from segweave.paper_tables import PAPER_TABLES
-from segweave.profiling import count_multiply_adds, count_parameters, profile_network
+from segweave.paper_tables import PAPER_TABLES, AddedCost
+from segweave.profiling import ComparedCost, count_multiply_adds, count_parameters, profile_network
 
 
 def small(name: str = "pspnet") -> SemanticNetwork:
@@ -48,13 +49,13 @@ def test_activations_live_until_they_are_needed_no_more() -> None:
     images = torch.rand(2, 3, 8, 10)
     one_map = images.numel() * 4
     with torch.no_grad():
-        assert profiling._peak_activation_bytes(Chain(), images) == 2 * one_map
+        assert peak_activation_bytes(Chain(), images) == 2 * one_map
     # exp keeps its result for backward; the products keep nothing, since they are with constants
-    assert profiling._peak_activation_bytes(Chain(), images.requires_grad_()) == 2 * one_map
+    assert peak_activation_bytes(Chain(), images.requires_grad_()) == 2 * one_map
     squares = nn.Sequential(*(Square() for _ in range(4)))  # each keeps what it squares
-    assert profiling._peak_activation_bytes(squares, images) == 4 * one_map
+    assert peak_activation_bytes(squares, images) == 4 * one_map
     with torch.no_grad():
-        assert profiling._peak_activation_bytes(squares, images) == 2 * one_map
+        assert peak_activation_bytes(squares, images) == 2 * one_map
 
 
 class Square(nn.Module):
@@ -129,13 +130,95 @@ def test_a_paper_s_table_has_its_figures_beside_ours(
         assert multiply_adds in line
 
 
+@pytest.fixture(scope="module")
+def added_costs() -> dict[str, ComparedCost]:
+    table = PAPER_TABLES["ranet"]
+    # its maps are as many, as wide and as large as those of the table's backbone, so that what is added is the same
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PAPER_TABLES, "ranet", dataclasses.replace(table, backbone="resnet26d"))
+        return {one.name: one for one in profile(paper="ranet")}
+
+
+def test_what_ranet_adds_is_near_its_paper(added_costs: dict[str, ComparedCost]) -> None:
+    ours, paper = added_costs["RANet"].ours, added_costs["RANet"].paper
+    assert ours is not None
+    assert paper == AddedCost(multiply_adds=212, parameters=21, memory=1893)
+    assert ours.parameters == pytest.approx(21, rel=0.03)
+    # all its convolutions are on maps of 97 x 97: each weight multiplies once a pixel
+    assert ours.multiply_adds == pytest.approx(ours.parameters * 9409 / 1000, rel=0.001)
+
+
+def test_non_local_attention_adds_no_table_of_all_pairs(added_costs: dict[str, ComparedCost]) -> None:
+    row = added_costs["Non-local attention"]
+    assert row.model == "ocnet"
+    assert row.paper is None
+    assert row.ours is not None
+    # queries with keys, weights with values, and the convolutions
+    products = 2 * 9409**2 * 256 / 1e9
+    assert row.ours.multiply_adds == pytest.approx(products + row.ours.parameters * 9409 / 1000, rel=0.001)
+    assert 0 < row.ours.memory < 9409**2 * 4 / 1e6
+
+
+@pytest.fixture
+def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = dataclasses.replace(PAPER_TABLES["ranet"], backbone="test_resnet", size=(65, 65))
+    monkeypatch.setitem(PAPER_TABLES, "ranet", table)
+
+
+@pytest.mark.usefixtures("small_table")
+def test_what_methods_add_is_printed_beside_the_paper_s(capsys: pytest.CaptureFixture[str]) -> None:
+    (ours,) = (one.ours for one in profile(paper="ranet") if one.name == "RANet")
+    printed = capsys.readouterr().out
+    rows = {line[1:20].strip(): line[20:].split() for line in printed.splitlines() if line.startswith(" ")}
+    for name, multiply_adds, parameters, memory in (
+        ("Asymmetric NL", 163, 13, 634),
+        ("CCNet", 198, 18, 730),
+        ("DANet", 264, 23, 2611),
+        ("PSANet", 372, 50, 3124),
+    ):
+        assert rows[name] == f"- {multiply_adds} G - {parameters} M - {memory} MB".split()
+    assert ours is not None
+    assert rows["RANet"] == (
+        f"{ours.multiply_adds:.1f} G 212 G {ours.parameters:.1f} M 21 M {ours.memory:.0f} MB 1893 MB".split()
+    )
+    assert rows["Non-local attention"][1::3] == ["G", "M", "MB"]  # a figure and a dash, three times
+    assert rows["Non-local attention"][2::3] == ["-", "-", "-"]
+    assert "isn't counted" in printed
+
+
+@pytest.mark.usefixtures("small_table")
+def test_what_methods_add_is_the_difference_of_two_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--paper", "ranet", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0] == {
+        "name": "Asymmetric NL",
+        "model": None,
+        "ours": None,
+        "paper": {"multiply_adds": 163, "parameters": 13, "memory": 634},
+    }
+    assert [row["model"] for row in rows] == [None, None, None, None, "ranet", "ocnet"]
+    settings: dict[str, Any] = {"num_classes": 19, "backbone": "test_resnet", "output_stride": 8}
+    without = create_model("fcn", **settings)
+    images = torch.randn(1, 3, 65, 65).contiguous(memory_format=torch.channels_last)
+    for row, options in ((rows[4], {"auxiliary": "res4"}), (rows[5], {"auxiliary_weight": 0.0})):
+        network = create_model(row["model"], **settings, **options)
+        for quantity, unit, count in (
+            ("multiply_adds", 1e9, lambda one: count_multiply_adds(one, images)["total"]),
+            ("parameters", 1e6, lambda one: count_parameters(one)["total"]),
+            ("memory", 1e6, lambda one: peak_activation_bytes(one, images)),
+        ):
+            assert row["ours"][quantity] == (count(network) - count(without)) / unit
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ({"models": "fcn", "paper": "agln"}, "and not both"),
         ({"paper": "agln", "size": (64, 64)}, "a paper's table has its own setting"),
         ({"paper": "agln", "backbone": "resnet18"}, "a paper's table has its own setting"),
-        ({"paper": "pan"}, "paper 'pan': expected one of agln"),
+        ({"paper": "ranet", "num_classes": 3}, "a paper's table has its own setting"),
+        ({"paper": "ranet", "batch": 2}, "batch 2: expected 1, RANet, Table 3 is for one image"),
+        ({"paper": "pan"}, "paper 'pan': expected one of agln, ranet"),
         ({"models": ["fcn", "unet"]}, "unknown model 'unet'"),
         ({"models": "fcn", "batch": 0}, "batch 0"),
         ({"models": "fcn", "num_classes": 0}, "num_classes 0: expected 1 to 255"),

@@ -13,8 +13,10 @@ from segweave.networks.agln import AGLN
 from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.fpn import FPN
+from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
+from segweave.networks.ranet import RANet
 from segweave.networks.semantic import SemanticNetwork
 
 SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
@@ -22,8 +24,10 @@ SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "fpn": FPN,
     "pspnet": PSPNet,
     "deeplabv3": DeepLabV3,
+    "ocnet": OCNet,
     "pan": PAN,
     "agln": AGLN,
+    "ranet": RANet,
 }
 
 

@@ -44,7 +44,64 @@ class PaperTable:
     note: str
 
 
-PAPER_TABLES = {
+@dataclass(frozen=True)
+class AddedCost:
+    """What a method adds to a network.
+
+    Attributes:
+        multiply_adds: In billions; the papers call them FLOPs.
+        parameters: In millions.
+        memory: In MB, 10^6 bytes.
+    """
+
+    multiply_adds: float
+    parameters: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class AddedCostRow:
+    """A method as a paper's table has it, and ours.
+
+    Attributes:
+        name: As the table calls it.
+        paper: What the table says; None for a method that is ours only.
+        model: Its name in `segweave.list_models()`; None for one that we don't have.
+        options: Of `segweave.create_model`.
+    """
+
+    name: str
+    paper: AddedCost | None = None
+    model: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AddedCostTable:
+    """A table of what methods add to one network, and the setting that ours is counted in.
+
+    Attributes:
+        title: The paper and the table's number.
+        baseline: What the methods are added to, a name in `segweave.list_models()`.
+        backbone: A timm model.
+        num_classes: K.
+        output_stride: Of the backbone.
+        size: Height and width of the image in pixels.
+        rows: The methods.
+        note: How the figures are to be read.
+    """
+
+    title: str
+    baseline: str
+    backbone: str
+    num_classes: int
+    output_stride: int
+    size: tuple[int, int]
+    rows: tuple[AddedCostRow, ...]
+    note: str
+
+
+PAPER_TABLES: dict[str, PaperTable | AddedCostTable] = {
     "agln": PaperTable(
         title="AGLN, Table VIII",
         backbone="resnet101s",
@@ -57,5 +114,29 @@ PAPER_TABLES = {
             PaperRow("AGLN-Lite", "agln", 55.74, 135.56, {"lite": True}),
         ),
         note="The paper names neither image size nor classes; 480x480 and PASCAL Context's 59 classes agree with it.",
+    ),
+    "ranet": AddedCostTable(
+        title="RANet, Table 3",
+        baseline="fcn",
+        backbone="resnet101s",
+        num_classes=19,
+        output_stride=8,
+        size=(769, 769),
+        rows=(
+            AddedCostRow("Asymmetric NL", AddedCost(163, 13, 634)),
+            AddedCostRow("CCNet", AddedCost(198, 18, 730)),
+            AddedCostRow("DANet", AddedCost(264, 23, 2611)),
+            AddedCostRow("PSANet", AddedCost(372, 50, 3124)),
+            AddedCostRow("RANet", AddedCost(212, 21, 1893), "ranet", {"auxiliary": "res4"}),
+            AddedCostRow("Non-local attention", None, "ocnet", {"auxiliary_weight": 0.0}),
+        ),
+        note="Ours is the network minus fcn, both with the map of 1 x 512 x 97 x 97 after the backbone that the paper "
+        "estimates on. RANet has auxiliary=res4; non-local attention, which the paper's table hasn't, is ocnet with "
+        "auxiliary_weight=0.0, without a head that fcn hasn't either. Multiply-adds are those of convolutions and "
+        "matrix products. RANet's attention depends on the image's regions and isn't counted: between pixels and their "
+        "representatives 0.2 G at most, between representatives 1 G where there are 1,000; comparing pairs of pixels "
+        "to find the regions is no matrix product. Memory: the most bytes of tensors that live at once in a training "
+        "forward pass in float32, mostly what is kept for backward (MB: 10^6 bytes); scratch memory inside an "
+        "operation isn't counted. None of ours makes a table of all pairs of pixels; each would add 354 MB.",
     ),
 }

@@ -5,24 +5,23 @@ import dataclasses
 import json as json_format
 import statistics
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from segweave.activation_memory import peak_activation_bytes
 from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.models import create_model
 from segweave.networks.semantic import SemanticNetwork
-from segweave.paper_tables import PAPER_TABLES, PaperTable
+from segweave.paper_tables import PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
 
 COUNTED = (
     "Multiply-adds are those of convolutions and matrix products (attention's among them), for one image; norms, "
@@ -63,6 +62,28 @@ class Profile:
     latency: float
 
 
+@dataclass(frozen=True)
+class ComparedCost:
+    """What a method adds to a network, in ours and in a paper.
+
+    Attributes:
+        name: As the paper calls it.
+        model: Its name in `segweave.list_models()`; None if we don't have it.
+        ours: None if we don't have it.
+        paper: None if the paper doesn't have it.
+    """
+
+    name: str
+    model: str | None
+    ours: AddedCost | None
+    paper: AddedCost | None
+
+
+@overload
+def profile(*, paper: Literal["ranet"], json: bool = False) -> list[ComparedCost]: ...
+
+
+@overload
 def profile(
     models: Sequence[str] | str = (),
     *,
@@ -75,7 +96,22 @@ def profile(
     rounds: int = 5,
     paper: Literal["agln"] | None = None,
     json: bool = False,
-) -> list[Profile]:
+) -> list[Profile]: ...
+
+
+def profile(
+    models: Sequence[str] | str = (),
+    *,
+    backbone: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    device: str = "auto",
+    rounds: int = 5,
+    paper: Literal["agln", "ranet"] | None = None,
+    json: bool = False,
+) -> list[Profile] | list[ComparedCost]:
     """Prints what networks cost, side by side, or a paper's table of costs with its figures beside ours.
 
     Args:
@@ -87,11 +123,12 @@ def profile(
         batch: Images at once, for memory and latency.
         device: auto, cpu, cuda or mps.
         rounds: Forward passes to time, after one that isn't counted.
-        paper: Instead of `models`: whose table to print, in its own setting ("agln": Table VIII).
+        paper: Instead of `models`: whose table to print, in its own setting: "agln" (Table VIII), or "ranet" (Table 3:
+            what its context adds to fcn, for one image; nothing runs, so that device and rounds don't matter).
         json: Whether to print JSON instead of a table.
 
     Returns:
-        What was measured of each network.
+        What was measured of each network; for "ranet", each of the table's rows with ours.
 
     Raises:
         InputError: A model, an option, or a number can't be used.
@@ -102,13 +139,16 @@ def profile(
     if batch < 1 or rounds < 1:
         raise InputError(f"batch {batch} and rounds {rounds}: expected 1 or more")
     kind = choose_device(device)
-    table = None
-    if paper is not None:
-        if any(setting is not None for setting in (backbone, options, num_classes, size)):
-            raise InputError(
-                "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
-            )
-        table = _paper_table(paper)
+    table = None if paper is None else _paper_table(paper)
+    if table is not None and any(setting is not None for setting in (backbone, options, num_classes, size)):
+        raise InputError(
+            "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
+        )
+    if isinstance(table, AddedCostTable):
+        if batch != 1:
+            raise InputError(f"batch {batch}: expected 1, {table.title} is for one image")
+        return _compare_costs(table, json)
+    if table is not None:
         wanted = [(row.model, row.options) for row in table.rows]
         backbone, num_classes, size = table.backbone, table.num_classes, table.size
     else:
@@ -133,10 +173,47 @@ def profile(
     return profiles
 
 
-def _paper_table(paper: str) -> PaperTable:
+def _paper_table(paper: str) -> PaperTable | AddedCostTable:
     if paper not in PAPER_TABLES:
         raise InputError(f"paper {paper!r}: expected one of {', '.join(PAPER_TABLES)}")
     return PAPER_TABLES[paper]
+
+
+def _compare_costs(table: AddedCostTable, json: bool) -> list[ComparedCost]:
+    """Counts what a paper's methods add to its baseline, and prints it beside the paper's figures."""
+    without = _counts(table, table.baseline, {})
+    costs = []
+    for row in table.rows:
+        ours = None
+        if row.model is not None:
+            counts = _counts(table, row.model, row.options)
+            multiply_adds, parameters, memory = (count - before for count, before in zip(counts, without, strict=True))
+            ours = AddedCost(multiply_adds=multiply_adds / 1e9, parameters=parameters / 1e6, memory=memory / 1e6)
+        costs.append(ComparedCost(row.name, row.model, ours, row.paper))
+    if json:
+        print(json_format.dumps([dataclasses.asdict(one) for one in costs], indent=2))
+    else:
+        _print_compared_costs(Console(), table, costs)
+    return costs
+
+
+def _counts(table: AddedCostTable, model: str, options: Mapping[str, Any]) -> tuple[int, int, int]:
+    """A network's multiply-adds, its parameters, and the bytes of its activations in training, for one image.
+
+    Nothing is computed: the tensors have sizes, but no numbers. They pass for tensors of a CPU, unlike those of torch's
+    meta device, on which fused attention falls back to a table of all pairs.
+    """
+    network = create_model(
+        model,
+        num_classes=table.num_classes,
+        backbone=table.backbone,
+        **{"output_stride": table.output_stride, **options},
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(1, 3, *table.size).contiguous(memory_format=torch.channels_last)
+        multiply_adds = count_multiply_adds(network, images)["total"]
+        memory = peak_activation_bytes(network, images)
+    return multiply_adds, count_parameters(network)["total"], memory
 
 
 def profile_network(
@@ -158,10 +235,10 @@ def profile_network(
         network.eval()
         with torch.no_grad():
             multiply_adds = count_multiply_adds(network, images[:1])
-            inference = _peak_activation_bytes(network, images)
+            inference = peak_activation_bytes(network, images)
             latency = _median_latency(network, images, rounds)
         network.train()
-        kept = _peak_activation_bytes(network, images)
+        kept = peak_activation_bytes(network, images)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -203,48 +280,6 @@ def count_multiply_adds(network: nn.Module, images: Tensor) -> dict[str, int]:
     total = counter.get_total_flops() // 2
     convolutions = operations.get(torch.ops.aten.convolution, 0) // 2
     return {"convolutions": convolutions, "matrix_products": total - convolutions, "total": total}
-
-
-def _peak_activation_bytes(network: nn.Module, images: Tensor) -> int:
-    """The most bytes of tensors that live at once in a forward pass, beside the weights and the images."""
-    with _LiveMemory([*network.parameters(), *network.buffers(), images]) as memory:
-        logits = network(images)
-    del logits  # until here it holds all that backward would need
-    return memory.peak
-
-
-class _LiveMemory(TorchDispatchMode):
-    """Adds up the bytes of all tensors that operations make, as long as they live.
-
-    Args:
-        outside: Tensors that aren't counted.
-    """
-
-    def __init__(self, outside: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in outside}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
 
 
 def _median_latency(network: SemanticNetwork, images: Tensor, rounds: int) -> float:
@@ -305,3 +340,22 @@ def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[P
         style="dim",
         highlight=False,
     )
+
+
+def _print_compared_costs(console: Console, paper: AddedCostTable, costs: Sequence[ComparedCost]) -> None:
+    height, width = paper.size
+    console.print(
+        f"{paper.title}, what methods add to {paper.baseline}: {paper.backbone}, {paper.num_classes} classes, "
+        f"{height} x {width}, one image\n"
+    )
+    table = Table("", "multiply-\nadds", "paper", "parameters", "paper", "memory", "paper", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in costs:
+        figures = []
+        for quantity, unit, decimals in (("multiply_adds", "G", 1), ("parameters", "M", 1), ("memory", "MB", 0)):
+            for cost, places in ((one.ours, decimals), (one.paper, 0)):
+                figures.append("-" if cost is None else f"{getattr(cost, quantity):.{places}f} {unit}")
+        table.add_row(one.name, *figures)
+    console.print(table)
+    console.print(f"\n{paper.note}", style="dim", highlight=False)

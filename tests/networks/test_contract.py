@@ -36,6 +36,11 @@ class Variant:
     unused: dict[str, str] = field(default_factory=dict)
     backbone: str = "resnet18"
 
+    @property
+    def explained_at(self) -> tuple[str, ...]:
+        """The names of what `explain` adds for a chosen pixel."""
+        return {"ocnet": ("attention_at",), "ranet": ("region_attention_at",)}.get(self.name, ())
+
     def create(self) -> SemanticNetwork:
         return create_model(self.name, num_classes=NUM_CLASSES, backbone=self.backbone, **self.options)
 
@@ -52,6 +57,11 @@ def agln_variant(name: str, *explained: str, backbone: str = "test_resnet", **op
     return Variant(name, {**narrow, **options}, explained, backbone=backbone)
 
 
+def ocnet_variant(**options: Any) -> Variant:
+    narrow = {"channels": 32, "key_channels": 16}
+    return Variant("ocnet", {**narrow, **options}, ("context",), backbone="test_resnet")
+
+
 def explained_by_agln(*, dense: bool = False, gating: bool = True) -> tuple[str, ...]:
     maps = ("decoder", "descriptor_map", "enhanced", "encoder", "refined", *(("gate",) if gating else ()))
     names = []
@@ -61,12 +71,22 @@ def explained_by_agln(*, dense: bool = False, gating: bool = True) -> tuple[str,
     return tuple(names)
 
 
+RANET_EXPLAINED = ("boundaries", "regions", "representative_scores", "representatives")
+
+
+def ranet_variant(*explained: str, **options: Any) -> Variant:
+    return Variant("ranet", {"channels": 16, **options}, explained, backbone="test_resnet")
+
+
 VARIANTS = {
     "fcn": Variant("fcn"),
     "fpn": agln_variant("fpn"),
     "fpn, 3x3 laterals": agln_variant("fpn", lateral_kernel_size=3),
     "pspnet": Variant("pspnet", explained=("pooled_1x1", "pooled_2x2", "pooled_3x3", "pooled_6x6")),
     "deeplabv3": Variant("deeplabv3", explained=("point", "rate_6", "rate_12", "rate_18", "image_level")),
+    "ocnet": Variant("ocnet", explained=("context",)),
+    "ocnet, one position": ocnet_variant(output_stride=32),
+    "ocnet, no auxiliary loss": ocnet_variant(output_stride=16, auxiliary_weight=0.0),
     "pan": Variant("pan", explained=PAN_EXPLAINED),
     "pan on convnext_atto": pan_variant(*PAN_EXPLAINED, backbone="convnext_atto"),
     "pan on mobilenetv3_small_100": pan_variant(*PAN_EXPLAINED, backbone="mobilenetv3_small_100"),
@@ -95,6 +115,13 @@ VARIANTS = {
         spatial_gating=False,
         global_pooling="average",
     ),
+    "ranet": ranet_variant(*RANET_EXPLAINED),
+    "ranet, scores from res4": ranet_variant(*RANET_EXPLAINED, auxiliary="res4", representatives=2),
+    "ranet, boundaries alone": ranet_variant(*RANET_EXPLAINED, regions="boundaries"),
+    "ranet, semantics alone": ranet_variant(*RANET_EXPLAINED[1:], regions="semantics"),
+    "ranet, many regions": ranet_variant(*RANET_EXPLAINED, threshold=0.999, representatives=1),
+    "ranet, no exchange within regions": ranet_variant(*RANET_EXPLAINED, intra_region=False),
+    "ranet, no exchange between regions": ranet_variant(*RANET_EXPLAINED, inter_region=False),
     "pan, no decoder": pan_variant("attention", global_attention_upsample=False, output_stride=32),
 }
 
@@ -191,10 +218,13 @@ class TestContract:
     def test_explains_with_maps(self, network: SemanticNetwork, variant: Variant) -> None:
         with torch.no_grad():
             explained = network.eval().explain(some_images(2, (64, 65)))
+            with_pixel = network.explain(some_images(2, (64, 65)), at=(3, 60))
         assert tuple(explained) == variant.explained
-        for name, x in explained.items():
+        assert tuple(with_pixel) == (*variant.explained, *variant.explained_at)
+        for name, x in with_pixel.items():
             assert x.ndim == 4, name
             assert len(x) == 2, name
+            assert x.is_floating_point() or x.shape[1] == 1, name
             assert x.isfinite().all(), name
 
     def test_images_of_a_batch_are_alone_in_evaluation(self, network: SemanticNetwork) -> None:

@@ -82,6 +82,40 @@ def test_every_row_of_agln_s_tables_is_a_recipe_with_its_own_settings() -> None:
 ROW_SETTINGS = ("model", "backbone", "options")
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "crop_size", "mini_batches"),
+    [("cityscapes", 2975, 769, 40_000), ("pascal_context", 4998, 520, 60_000), ("coco_stuff", 9000, 520, 60_000)],
+)
+def test_ranet_recipes_are_the_paper_s(name: str, images: int, crop_size: int, mini_batches: int) -> None:
+    recipe = next(path for path in RECIPES if path.parent.name == "ranet" and path.stem == name)
+    settings = read_settings(recipe)
+    assert (settings["model"], settings["backbone"], settings["pretrained"]) == ("ranet", "resnet101s", True)
+    assert settings["options"] == {"output_stride": 8, "representatives": 8}
+    assert settings["crop_size"] == [crop_size, crop_size]
+    steps_per_epoch = images // settings["batch_size"]
+    assert abs(settings["epochs"] * steps_per_epoch - mini_batches) <= steps_per_epoch / 2
+    assert (settings["batch_size"], settings["flip_probability"], settings["brightness"]) == (8, 0.5, 0.2)
+    assert (settings["optimizer"], settings["learning_rate"], settings["power"]) == ("sgd", 1e-3, 1.0)
+
+
+RANET_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "table1_spp": ("pspnet", {"auxiliary_weight": 0.4}),
+    "table1_nonlocal": ("ocnet", {"auxiliary_weight": 0.4}),
+    **{f"table1_{regions}": ("ranet", {"regions": regions}) for regions in ("boundaries", "semantics", "both")},
+    **{f"table2_k{count}": ("ranet", {"representatives": count}) for count in (2, 4, 6, 8, 10, 12)},
+    "section5_without_intra_region": ("ranet", {"intra_region": False}),
+    "section5_without_inter_region": ("ranet", {"inter_region": False}),
+}
+
+
+def test_every_row_of_ranet_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "ranet"}
+    assert set(recipes) == {*RANET_TABLES, "cityscapes", "pascal_context", "coco_stuff"}
+    shared = {name: value for name, value in recipes["cityscapes"].items() if name not in ("model", "options")}
+    for name, (model, options) in RANET_TABLES.items():
+        assert recipes[name] == {"model": model, "options": {"output_stride": 8, **options}, **shared}, name
+
+
 def test_settings_survive_yaml(tmp_path: Path) -> None:
     configuration = configure(
         {"data": "shapes", "crop_size": (64, 96), "options": {"kernel_sizes": [3, 3, 3]}, "ema": 0.9}

@@ -39,7 +39,7 @@ class RunConfiguration:
         train_split: The split to train on.
         val_split: The split that is validated on, and by which the best weights are chosen.
         check: Whether every file of the data is read and checked before the first step.
-        model: The network: fcn, fpn, pspnet, deeplabv3, pan or agln.
+        model: The network: fcn, fpn, pspnet, deeplabv3, ocnet, pan, agln or ranet.
         backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
         pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
         init_from: A run whose weights the network starts from, as far as they fit; what doesn't is told.

@@ -1,0 +1,60 @@
+"""RANet's Tables 1 and 4 and Section 5.1 on `shapes`: every row over several seeds, mean and spread beside the paper's.
+
+    python benchmarks/ranet_ablations.py [--seeds 0 1 2 --out runs/ranet --processes 2 --precision bf16-mixed]
+
+All rows have the same backbone, steps, batches and seeds, and maps of 64 channels, for a CPU. Runs that are there
+already are read, not trained again. The paper's figures are for Cityscapes and ResNet-101.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_rows
+from segweave import load
+from segweave.data import open_dataset
+from segweave.evaluation.evaluate import evaluate_network
+from segweave.evaluation.inference import Inference
+
+
+def _ranet(title: str, paper: float, name: str, **options: Any) -> Row:
+    return Row(title, paper, name, "ranet", {"channels": 64, **options})
+
+
+BASELINE = Row("backbone network (FCN)", 77.5, "fcn", "fcn", {"head_channels": 64})
+BOTH = _ranet("region-wise, both", 81.9, "both")
+TABLE_1 = [
+    BASELINE,
+    Row("pixel-wise, SPP (PSPNet)", 79.6, "spp", "pspnet"),
+    Row("pixel-wise, non-local attention (OCNet)", 80.5, "nonlocal", "ocnet", {"channels": 64, "key_channels": 32}),
+    _ranet("region-wise, boundary map", 80.8, "boundaries", regions="boundaries"),
+    _ranet("region-wise, semantic map", 81.3, "semantics", regions="semantics"),
+    BOTH,
+]
+COARSE = Row("coarse segmentation", 77.3, "coarse", "ranet")
+SECTION_5 = [
+    _ranet("no exchange within regions", 79.2, "inter", intra_region=False),
+    _ranet("no exchange between regions", 81.1, "intra", inter_region=False),
+    BOTH,
+]
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, "runs/ranet")
+    runs = train_rows([*TABLE_1, *SECTION_5], arguments)
+    scores = {key: mean_iou(run) for key, run in runs.items()}
+    scores |= {(COARSE.name, seed): _coarse_mean_iou(runs[BOTH.name, seed]) for seed in arguments.seeds}
+    print_table("Table 1: context", TABLE_1, scores, arguments.seeds)
+    print_table("Table 4: coarse and fine segmentation", [COARSE, BOTH], scores, arguments.seeds)
+    print_table("Section 5.1: exchange", SECTION_5, scores, arguments.seeds)
+
+
+def _coarse_mean_iou(run: Path) -> float:
+    """Of the semantic scores that the regions are made from, in per cent."""
+    network = load(run)
+    network.output = "coarse"
+    inference = Inference(short_edge=SETTINGS["short_edge"])
+    return 100 * evaluate_network(network, open_dataset("shapes", None, "val"), inference=inference, workers=0).mean_iou
+
+
+if __name__ == "__main__":
+    main()
