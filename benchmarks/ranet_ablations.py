@@ -2,7 +2,7 @@
 
     python benchmarks/ranet_ablations.py [--seeds 0 1 2 --out runs/ranet --processes 2 --precision bf16-mixed]
 
-All rows have the same backbone, steps, batches and seeds, and maps of 64 channels, for a CPU. Runs that are there
+All rows have the same backbone, steps, batches and seeds, and maps of 128 channels, for a CPU. Runs that are there
 already are read, not trained again. The paper's figures are for Cityscapes and ResNet-101.
 """
 
@@ -17,15 +17,15 @@ from segweave.evaluation.inference import Inference
 
 
 def _ranet(title: str, paper: float, name: str, **options: Any) -> Row:
-    return Row(title, paper, name, "ranet", {"channels": 64, **options})
+    return Row(title, paper, name, "ranet", {"channels": 128, **options})
 
 
-BASELINE = Row("backbone network (FCN)", 77.5, "fcn", "fcn", {"head_channels": 64})
+BASELINE = Row("backbone network (FCN)", 77.5, "fcn", "fcn", {"head_channels": 128})
 BOTH = _ranet("region-wise, both", 81.9, "both")
 TABLE_1 = [
     BASELINE,
     Row("pixel-wise, SPP (PSPNet)", 79.6, "spp", "pspnet"),
-    Row("pixel-wise, non-local attention (OCNet)", 80.5, "nonlocal", "ocnet", {"channels": 64, "key_channels": 32}),
+    Row("pixel-wise, non-local attention (OCNet)", 80.5, "nonlocal", "ocnet", {"channels": 128, "key_channels": 64}),
     _ranet("region-wise, boundary map", 80.8, "boundaries", regions="boundaries"),
     _ranet("region-wise, semantic map", 81.3, "semantics", regions="semantics"),
     BOTH,
