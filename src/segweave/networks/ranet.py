@@ -9,6 +9,8 @@ text leaves open, and how we read it:
   parameters of Table 3 agree.
 - Eq. 4: W^g is one learned weight, 1 at the start, and two pixels are grouped where F^g reaches a threshold, 0.8: a
   zero point that sgn could not learn. So J (Eq. 5) starts in [0, 1], as the text has it, and teaches W^g.
+- Eq. 1 takes the pixels strictly between two, so that no boundary parts neighbours: they are one region unless their
+  classes differ. Regions from boundaries alone are therefore the whole image (every pixel has a neighbour before it).
 - Grouping isn't transitive: see `segweave.ops.group_regions` for what a region is. A region of fewer than K pixels has
   them all as representatives.
 - The 21 M parameters of Table 3 agree with 3x3 convolutions for queries and values and after each of the three steps of

@@ -55,23 +55,17 @@ def representative_scores_backward(
     """The gradients of both maps, given that of the scores, (B, P)."""
     padded, fractions = _lines(boundaries)
     maps, logarithms, entropies = _classes(probabilities)
-    weights = _as_map(gradient / _sizes(regions), boundaries)
-    of_boundaries = np.zeros((SHARES, *padded.shape), maps.dtype)
-    of_maps = np.zeros((SHARES, *maps.shape), maps.dtype)
-    _share_out(
-        _add_gradients,
-        padded,
-        fractions,
-        maps,
-        entropies,
-        logarithms,
-        _as_map(regions, boundaries),
-        weights,
-        of_boundaries,
-        of_maps,
-    )
+    places, weights = _as_map(regions, boundaries), _as_map(gradient / _sizes(regions), boundaries)
+    of_boundaries, of_maps = np.empty_like(padded), np.empty_like(maps)
+    for number in range(len(maps)):  # the shares' totals are large: for one image at a time
+        image = slice(number, number + 1)
+        line_totals = np.zeros((SHARES, *padded[image].shape), maps.dtype)
+        map_totals = np.zeros((SHARES, *maps[image].shape), maps.dtype)
+        inputs = (maps[image], entropies[image], logarithms[image], places[image], weights[image])
+        _share_out(_add_gradients, padded[image], fractions, *inputs, line_totals, map_totals)
+        of_boundaries[image], of_maps[image] = line_totals.sum(axis=0), map_totals.sum(axis=0)
     height, width = boundaries.shape[-2:]
-    return torch.from_numpy(of_boundaries.sum(axis=0)[:, :height, :width].copy()), torch.from_numpy(of_maps.sum(axis=0))
+    return torch.from_numpy(of_boundaries[:, :height, :width].copy()), torch.from_numpy(of_maps)
 
 
 def _lines(boundaries: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
