@@ -2,8 +2,9 @@
 
     python benchmarks/ranet_ablations.py [--seeds 0 1 2 --out runs/ranet --processes 2 --precision bf16-mixed]
 
-All rows have the same backbone, steps, batches and seeds, and maps of 128 channels, for a CPU. Runs that are there
-already are read, not trained again. The paper's figures are for Cityscapes and ResNet-101.
+All rows have the same backbone, steps, batches and seeds, and but for PSPNet maps of 128 channels, for a CPU; PSPNet
+and OCNet keep their auxiliary loss on res4. Runs that are there already are read, not trained again. The paper's
+figures are for Cityscapes and ResNet-101.
 """
 
 from pathlib import Path

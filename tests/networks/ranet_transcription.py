@@ -254,9 +254,8 @@ def naive_ranet(
         steps["coarse_logits"] = upsample(coarse_logits, images)
         probabilities = coarse_logits.exp() / coarse_logits.exp().sum(dim=1, keepdim=True)
     attention = naive_region_attention(boundaries, probabilities)
-    weighted = network.construction.weight * attention  # F^g
-    roots = naive_regions(weighted, threshold)
-    scores = naive_scores(weighted, roots)
+    roots = naive_regions(attention, threshold)
+    scores = naive_scores(network.construction.weight * attention, roots)
     o = naive_region_interaction(
         network.interaction,
         a,

@@ -33,7 +33,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "Table 1, semantic map": {"regions": "semantics"},
     "Section 5.1, no exchange within regions": {"intra_region": False},
     "Section 5.1, no exchange between regions": {"inter_region": False},
-    "Section 5.1, neither": {"intra_region": False, "inter_region": False},
     **{f"Table 2, K={count}": {"representatives": count} for count in (2, 4)},
     "Table 3, scores from res4": {"auxiliary": "res4"},
     "scores from res4, boundaries": {"auxiliary": "res4", "regions": "boundaries", "representatives": 1},
@@ -68,20 +67,19 @@ class TestRegionConstruction:
     @pytest.mark.parametrize("weight", [1.0, 0.9, -1.2])
     @pytest.mark.parametrize("near", [0.6, 0.9])
     def test_is_the_paper_s(self, near: float, weight: float) -> None:
-        """F^g is F times the size of W^g."""
+        """W^g scales the scores, and moves no threshold."""
         boundaries, probabilities = some_maps((6, 7))
         attention = naive_region_attention(boundaries, probabilities)
-        threshold = clear_threshold(attention, near) * abs(weight)
+        threshold = clear_threshold(attention, near)
         module = RegionConstruction(threshold=threshold).double()
         torch.nn.init.constant_(module.weight, weight)
         regions = module(boundaries, probabilities)
-        weighted = module.weight.abs() * attention
-        roots = naive_regions(weighted, threshold)
+        roots = naive_regions(attention, threshold)
         assert torch.equal(regions.roots, roots)
         assert all(1 < len(image.unique()) < 42 for image in roots)
         assert regions.boundaries is boundaries
         assert regions.probabilities is probabilities
-        expected = naive_scores(weighted, roots)
+        expected = module.weight * naive_scores(attention, roots)
         assert_same_outputs_and_gradients(module, regions.scores, expected, [boundaries, probabilities])
 
     def test_scores_teach_the_weight(self) -> None:
@@ -101,17 +99,20 @@ class TestRegionConstruction:
         regions = RegionConstruction()(torch.tensor([[[0.1, 0.2, 0.3]]]), torch.tensor([[[[1.0, 0, 1]], [[0, 1, 0]]]]))
         assert regions.roots.tolist() == [[0, 1, 0]]
 
-    @pytest.mark.parametrize("threshold", [0.0, -0.5])
+    @pytest.mark.parametrize("threshold", [0.0, -0.5, 1.1])
     def test_thresholds_that_there_are_not(self, threshold: float) -> None:
-        with pytest.raises(ValueError, match=f"threshold {threshold}: expected one above 0"):
+        with pytest.raises(ValueError, match=f"threshold {threshold}: expected one above 0, and 1 at most"):
             RegionConstruction(threshold=threshold)
 
 
 class TestRegionInteraction:
     @pytest.mark.parametrize("affinity_scaling", ["none", "square_root"])
     @pytest.mark.parametrize("interaction_scaling", ["none", "mean"])
-    @pytest.mark.parametrize("intra_region", [True, False], ids=["within", "not within"])
-    @pytest.mark.parametrize("inter_region", [True, False], ids=["between", "not between"])
+    @pytest.mark.parametrize(
+        ("intra_region", "inter_region"),
+        [(True, True), (True, False), (False, True)],
+        ids=["both", "within", "between"],
+    )
     @pytest.mark.parametrize(("size", "representatives"), [((5, 6), 1), ((6, 5), 3), ((3, 4), 8), ((1, 1), 2)], ids=str)
     def test_is_the_paper_s(
         self,
@@ -140,9 +141,7 @@ class TestRegionInteraction:
         a = some_map(2, 5, size)
         actual = module(a, Regions(boundaries, probabilities, roots, scores))
         expected = naive_region_interaction(module, a, scores, roots, **options)
-        # without either exchange the scores weigh nothing
-        sources = [a, scores] if intra_region or inter_region else [a]
-        assert_same_outputs_and_gradients(module, actual, expected, sources)
+        assert_same_outputs_and_gradients(module, actual, expected, [a, scores])
 
     @pytest.mark.parametrize(
         ("options", "convolutions"),
@@ -152,6 +151,10 @@ class TestRegionInteraction:
     def test_has_3x3_convolutions_where_there_are_steps(self, options: dict[str, bool], convolutions: int) -> None:
         shapes = [parameter.shape for parameter in RegionInteraction(6, **options).parameters()]
         assert shapes == [(6, 6, 3, 3)] * convolutions
+
+    def test_some_exchange_there_must_be(self) -> None:
+        with pytest.raises(ValueError, match="expected one of them, or a network without regions"):
+            RegionInteraction(6, intra_region=False, inter_region=False)
 
     def test_representatives_that_there_are_not(self) -> None:
         with pytest.raises(ValueError, match="representatives 0: expected 1 or more"):

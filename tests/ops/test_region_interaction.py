@@ -183,6 +183,16 @@ class TestInteraction:
             alone = inter_region_interaction(*(x[image : image + 1] for x in scene))
             torch.testing.assert_close(together[image : image + 1], alone, rtol=1e-12, atol=1e-12)
 
+    def test_products_beyond_float16(self) -> None:
+        """Whose sums half precision can't hold: of large features, and of the large gradients of a scaled loss."""
+        scene = some_scene(3, torch.float32)
+        query, value = ((40 * x.detach()).half().requires_grad_() for x in scene[:2])
+        received = inter_region_interaction(query, value, *scene[2:])
+        assert received.dtype == torch.float16
+        assert received.isfinite().all()
+        gradients = torch.autograd.grad(received, (query, value), torch.full_like(received, 500))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
     def test_features_may_be_a_map_s(self) -> None:
         """Whose channels come first in memory; gradients may too."""
         scene = some_scene(3)

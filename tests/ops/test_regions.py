@@ -246,6 +246,14 @@ class TestRepresentativeScores:
         actual = calculation.score(boundaries, probabilities, division)
         assert_same_scores(actual, naive_scores(attention, division), boundaries, probabilities)
 
+    @pytest.mark.parametrize("which", [0, 1], ids=["boundaries", "probabilities"])
+    def test_what_is_no_number_is_not_hidden(self, which: int) -> None:
+        maps = [x.detach().clone() for x in scene((7, 9))[:2]]
+        maps[which][1].view(-1)[5] = torch.nan
+        scores = representative_scores(*maps, torch.zeros(2, 63, dtype=torch.long))
+        assert scores[0].isfinite().all()
+        assert scores[1].isnan().all()
+
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)
     def test_probabilities_and_boundaries_of_0_and_1(self, calculation: Calculation, dtype: torch.dtype) -> None:
         boundaries = torch.randint(0, 2, (2, 6, 5)).to(dtype).requires_grad_()

@@ -7,8 +7,8 @@ text leaves open, and how we read it:
 - A is res5 (output stride 8) through a 3x3 convolution to 512 channels. "Two separate convolutional layers" on A give
   the boundary and the semantic scores; `auxiliary="res4"` has them on a head of its own on res4, with which the
   parameters of Table 3 agree.
-- Eq. 4: W^g is one learned weight, 1 at the start, and two pixels are grouped where F^g reaches a threshold, 0.8: a
-  zero point that sgn could not learn. So J (Eq. 5) starts in [0, 1], as the text has it, and teaches W^g.
+- Eq. 4: two pixels are grouped where F reaches a threshold, 0.8: a zero point that sgn can't learn. W^g is one learned
+  weight, 1 at the start, that scales the scores of Eq. 5; so J starts in [0, 1], as the text has it.
 - Eq. 1 takes the pixels strictly between two, so that no boundary parts neighbours: they are one region unless their
   classes differ. Regions from boundaries alone are therefore the whole image (every pixel has a neighbour before it).
 - Grouping isn't transitive: see `segweave.ops.group_regions` for what a region is. A region of fewer than K pixels has
@@ -64,14 +64,15 @@ class Regions(NamedTuple):
 class RANet(SemanticNetwork):
     """Region Attention Network (Sections 3 and 4, Figure 1).
 
-    Every row of Tables 1, 2 and 4 is an argument (`recipes/ranet`).
+    Every region-wise row of Table 1, and of Table 2 and Section 5.1, is an argument (`recipes/ranet`); the coarse row
+    of Table 4 is the attribute `output`.
 
     Args:
         backbone: The source of res4 and res5.
         num_classes: Number of classes.
         channels: C.
         representatives: How many pixels represent a region (K in the paper, Table 2).
-        threshold: From which score on two pixels are grouped: region attention, when training starts.
+        threshold: From which region attention on two pixels are grouped.
         regions: What they are made from (Table 1): boundaries, semantics, or both.
         intra_region: Whether representatives collect from their region and distribute to it (Section 5.1).
         inter_region: Whether representatives of different regions exchange context (Section 5.1).
@@ -208,7 +209,7 @@ class RegionConstruction(nn.Module):
     (Section 3.1, Eq. 1 to 5).
 
     Args:
-        threshold: From which score F^g on two pixels are grouped, above 0.
+        threshold: From which region attention on two pixels are grouped, in (0, 1].
 
     Attributes:
         weight: W^g (Eq. 4), from 1.
@@ -216,16 +217,15 @@ class RegionConstruction(nn.Module):
 
     def __init__(self, *, threshold: float = 0.8) -> None:
         super().__init__()
-        if threshold <= 0:
-            raise ValueError(f"threshold {threshold}: expected one above 0")
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold {threshold}: expected one above 0, and 1 at most")
         self.threshold = threshold
         self.weight = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, boundaries: Tensor, probabilities: Tensor) -> Regions:
         """(B, h, w), (B, K, h, w) -> regions."""
-        weight = self.weight.abs()  # more attention is always more reason to group
-        roots = group_regions(boundaries, probabilities, self.threshold / weight)
-        scores = weight * representative_scores(boundaries, probabilities, roots)
+        roots = group_regions(boundaries, probabilities, self.threshold)
+        scores = self.weight * representative_scores(boundaries, probabilities, roots)
         return Regions(boundaries, probabilities, roots, scores)
 
 
@@ -256,6 +256,8 @@ class RegionInteraction(nn.Module):
         super().__init__()
         if representatives < 1:
             raise ValueError(f"representatives {representatives}: expected 1 or more")
+        if not intra_region and not inter_region:
+            raise ValueError("intra_region and inter_region: expected one of them, or a network without regions")
         self.representatives = representatives
         self.affinity_factor = {"none": 1.0, "square_root": channels**-0.5}[affinity_scaling]
         self.interaction_scaling = interaction_scaling

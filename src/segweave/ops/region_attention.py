@@ -107,7 +107,7 @@ def divergence_from(probabilities: Tensor, pixels: Tensor) -> Tensor:
     total: Tensor | float = 0.0
     for probability in probabilities.unbind(2):
         # class by class, and computed again in backward, so that no table is K times as large
-        total = total + checkpoint(_apart, probability, pixels, use_reentrant=False)
+        total = total + checkpoint(_apart, probability, pixels, use_reentrant=False, preserve_rng_state=False)
     assert isinstance(total, Tensor)
     return total.clamp(0, 1)
 

@@ -146,7 +146,7 @@ class _Slots(NamedTuple):
     def weights(self, queries: Tensor, values: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
         """The softmaxes of Eq. 7: (B, T, C), (B, Q K, C) -> (B, T, Q, K), and which regions are others, (T, Q, 1)."""
         _, regions, count = self.exists.shape
-        logits = at_least_float32(queries @ values.mT).unflatten(2, (regions, count))
+        logits = _products(queries, values).unflatten(2, (regions, count))
         some = self.exists.any(dim=2)[:, None, :, None]  # an image may have fewer regions than another
         logits = logits.masked_fill(~self.exists[:, None] & some, -torch.inf)
         numbers = torch.arange(regions, device=queries.device)
@@ -198,7 +198,7 @@ def _inter_region_interaction_backward(
     of_queries, of_values = torch.empty_like(queries), torch.zeros_like(values)
     for tile in slots.tiles():
         weights, others = slots.weights(queries[:, tile], values, tile)
-        of_weights = at_least_float32(gradients[:, tile] @ values.mT).unflatten(2, weights.shape[2:]) * others
+        of_weights = _products(gradients[:, tile], values).unflatten(2, weights.shape[2:]) * others
         of_logits = weights * (of_weights - (weights * of_weights).sum(dim=3, keepdim=True))
         received, logits = ((x.flatten(2).to(values.dtype)) for x in (weights * others, of_logits))
         of_queries[:, tile] = logits @ values
@@ -223,6 +223,12 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
 
 
 _inter_region_interaction.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _products(one: Tensor, other: Tensor) -> Tensor:
+    """(B, T, C), (B, N, C) -> (B, T, N), in float32 at least, whose range half precision doesn't have."""
+    with torch.autocast(one.device.type, enabled=False):
+        return at_least_float32(one) @ at_least_float32(other).mT
 
 
 def _at(features: Tensor, places: Tensor) -> Tensor:

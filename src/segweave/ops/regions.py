@@ -48,11 +48,14 @@ def representative_scores(boundaries: Tensor, probabilities: Tensor, regions: Te
 
     Returns:
         (B, P), in [0, 1], float32 for half precision; differentiable with respect to both maps. Where several points
-        of a line have the greatest probability of a boundary, one of them gets the gradient.
+        of a line have the greatest probability of a boundary, one of them gets the gradient. NaN for an image whose
+        maps have NaN.
     """
     boundaries, probabilities = _checked(boundaries, probabilities)
     scores: Tensor = _representative_scores(boundaries, probabilities, regions)
-    return scores
+    # comparisons pass over what isn't a number; it must not be hidden
+    unknown = boundaries.flatten(1).isnan().any(dim=1) | probabilities.flatten(1).isnan().any(dim=1)
+    return torch.where(unknown[:, None], torch.nan, scores)
 
 
 def _checked(boundaries: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
