@@ -274,10 +274,9 @@ class RegionInteraction(nn.Module):
         pixels J times their own; a convolution follows on this map.
         """
         size = a.shape[-2:]
-        scores = regions.scores[..., None].to(a.dtype)  # (B, P, 1)
         representatives = representative_pixels(regions.scores.detach(), regions.roots, self.representatives)
         value = _pixels(self.value(a))  # (B, P, C)
-        scores = scores.to(value.dtype)
+        scores = regions.scores[..., None].to(value.dtype)  # (B, P, 1)
         x = value
         if self.query is not None and self.collected is not None:
             query = self.affinity_factor * _pixels(self.query(a))

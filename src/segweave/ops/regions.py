@@ -1,8 +1,9 @@
 """RANet's regions (Eq. 4) and representative scores (Eq. 5), without a table of all pairs of pixels.
 
-Both go through the pairs and keep one number a pixel. On a CPU, loops compiled by Numba take each pair by itself, stop
-as soon as it is decided, and score only pairs within a region (`segweave.ops.regions_numba`). Elsewhere the rows of the
-table are computed in tiles, with the reference's own operations. Backward computes the pairs again.
+Both go through the pairs and keep one number a pixel. On a CPU, loops compiled by Numba take pairs that are equally far
+apart together, and leave out rows of them that are decided or of different regions (`segweave.ops.regions_numba`).
+Elsewhere the rows of the table are computed in tiles, with the reference's own operations. Backward computes the pairs
+again.
 """
 
 from collections.abc import Iterator
