@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 1,
     "device": "cpu",
 }
-"""The same for all rows: 300 steps of 8 images."""
+"""The same for all rows: 300 steps of 8 images, if no other number of epochs is asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def parse_arguments(description: str | None, out: str) -> argparse.Namespace:
     """Seeds, the folder of the runs, processes and precision."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"], help="of 75 steps each")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
     parser.add_argument("--threads", type=int, help="of each run; the cores divided by the processes if not given")
@@ -65,7 +66,7 @@ def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple
     runs = {(row.name, seed): arguments.out / f"{row.name}-{seed}" for seed in arguments.seeds for row in rows}
     jobs = [(row, seed) for seed in arguments.seeds for row in {row.name: row for row in rows}.values()]
     with ThreadPoolExecutor(arguments.processes) as pool:  # each thread waits for a process
-        list(pool.map(lambda job: _train(*job, runs[job[0].name, job[1]], arguments.precision, threads), jobs))
+        list(pool.map(lambda job: _train(*job, runs[job[0].name, job[1]], threads, arguments), jobs))
     return runs
 
 
@@ -101,8 +102,9 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
     print(f"\nOther order than the paper's: {'; '.join(swapped) or 'none'}.")
 
 
-def _train(row: Row, seed: int, run: Path, precision: str, threads: int) -> None:
-    settings = {**SETTINGS, "seed": seed, "precision": precision}
+def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Namespace) -> None:
+    given = {"epochs": arguments.epochs, "validate_every": arguments.epochs, "precision": arguments.precision}
+    settings = {**SETTINGS, **given, "seed": seed}
     if _is_done(run, {**settings, "model": row.model, "options": row.options}):
         return
     flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
