@@ -54,5 +54,6 @@ def flags(settings: dict[str, Any]) -> list[str]:
                 words += [f"--options.{option}", str(option_value)]
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+            shown = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+            words += [f"--{name.replace('_', '-')}", *shown]
     return words

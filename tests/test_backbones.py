@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segweave.backbones import Backbone
 from segweave.errors import InputError
@@ -102,6 +102,49 @@ class TestTraining:
         norms = [m for m in Backbone("resnet18").modules() if isinstance(m, nn.BatchNorm2d)]
         assert norms
         assert all(norm.num_batches_tracked == 0 and norm.running_mean.eq(0).all() for norm in norms)
+
+
+class TestFrozen:
+    @pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+    def test_nothing_is_kept_for_a_backward_pass(self, name: str) -> None:
+        backbone = Backbone(name)
+        kept: list[Tensor] = []
+
+        def keep(x: Tensor) -> Tensor:
+            kept.append(x)
+            return x
+
+        images = torch.randn(2, 3, 64, 64)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            backbone(images)
+            assert kept
+            kept.clear()
+            backbone.freeze()
+            maps = backbone(images)
+        assert not kept
+        assert not any(x.requires_grad for x in maps)
+        assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+    def test_stays_in_evaluation_mode_in_a_network_that_trains(self) -> None:
+        backbone = Backbone("resnet18")
+        network = nn.Sequential(backbone, nn.Dropout())
+        backbone.freeze()
+        before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        for _ in range(2):
+            network.train()
+            assert network.training
+            assert network[1].training
+            assert not any(module.training for module in backbone.modules())
+            backbone(torch.randn(2, 3, 64, 64))
+            network.eval()
+        for name, tensor in backbone.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+
+    def test_one_small_image(self) -> None:
+        backbone = Backbone("resnet18")
+        backbone.freeze()
+        maps = backbone.train()(torch.randn(1, 3, 32, 32))
+        assert [tuple(x.shape[-2:]) for x in maps] == [(8, 8), (4, 4), (2, 2), (1, 1)]
 
 
 class TestRefusals:

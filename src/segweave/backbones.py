@@ -1,7 +1,7 @@
 """Backbones: a timm model as the source of a pyramid of feature maps."""
 
 import difflib
-from typing import Any
+from typing import Any, Self
 
 import timm
 import timm.data
@@ -34,6 +34,7 @@ class Backbone(nn.Module):
         channels: The channels of the four maps.
         strides: The strides of the four maps, none above `output_stride`.
         mean, std: What the model's images are normalised with, (red, green, blue) for intensities in [0, 1].
+        frozen: Whether `freeze` was called.
 
     Raises:
         InputError: The model is unknown, has no such pyramid, cannot be dilated, or its weights cannot be loaded.
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.output_stride = output_stride
+        self.frozen = False
         self.features, self._levels, self.size_multiple = _create_features(name, output_stride, pretrained)
         all_channels = _feature_info(self.features).channels()
         self.channels: tuple[int, ...] = tuple(all_channels[level] for level in self._levels)
@@ -50,6 +52,22 @@ class Backbone(nn.Module):
         settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
         self.mean: tuple[float, ...] = tuple(settings.mean if settings else timm.data.IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(settings.std if settings else timm.data.IMAGENET_DEFAULT_STD)
+
+    def freeze(self) -> None:
+        """Keeps the backbone as it is from now on: its parameters get no gradients, and it stays in evaluation mode, so
+        that batch norm neither takes nor changes statistics and nothing is dropped (FPT, Section 4.2: "fixing the
+        parameters of backbone").
+
+        Nothing of it is kept for a backward pass then, as long as the images need no gradients themselves.
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; a frozen backbone stays in evaluation mode, also when the network that it
+        belongs to is set."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Computes the feature maps.

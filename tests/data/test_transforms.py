@@ -1,5 +1,6 @@
 """Augmentation: images and masks stay together, and each step does what it is called."""
 
+import collections
 import itertools
 
 import pytest
@@ -184,7 +185,7 @@ def test_short_edge_resizes_before_everything_else(size: tuple[int, int]) -> Non
     crop = (100, 140) if size[0] < size[1] else (140, 100)
     image, mask = scene(*size)
     mask[mask == 255] = 0
-    result, labels = plain(short_edge=100, crop_size=crop)(image, mask)
+    result, labels = plain(short_edges=(100,), crop_size=crop)(image, mask)
     assert result.shape == (3, *crop)
     expected = mask.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)
     assert torch.equal(labels.as_subclass(Tensor), expected.as_subclass(Tensor))  # whole: nothing is cropped or padded
@@ -194,10 +195,42 @@ def test_short_edge_keeps_borders_in_place() -> None:
     differences = []
     for edge in range(33, 64, 2):
         for border in range(5, 35, 4):
-            transform = plain(short_edge=edge, crop_size=(edge, edge))
+            transform = plain(short_edges=(edge,), crop_size=(edge, edge))
             image, mask = transform(*stripes(40, 40, border=border))
             differences.append(float(pixels_of(image)[..., 0].sum(dim=0).mean() / 255 - mask.sum(dim=0).float().mean()))
     assert abs(sum(differences) / len(differences)) < 0.05
+
+
+def test_each_short_edge_is_as_likely_as_the_others() -> None:
+    torch.manual_seed(0)
+    edges = (40, 60, 70, 90)
+    transform = RandomScale((1.0, 1.0), edges)
+    counts = collections.Counter(tuple(transform(*scene(50, 80))[1].shape) for _ in range(800))
+    assert set(counts) == {(edge, edge * 80 // 50) for edge in edges}
+    assert all(abs(count - 200) < 60 for count in counts.values())  # the standard deviation is 12
+
+
+def test_the_random_scale_follows_the_short_edge() -> None:
+    torch.manual_seed(0)
+    transform = RandomScale((0.5, 2.0), (40, 200))
+    sizes = [transform(*stripes(60, 60))[1].shape[0] for _ in range(400)]
+    small, large = [size for size in sizes if size < 90], [size for size in sizes if size >= 90]
+    assert len(small) + len(large) == 400
+    assert 140 < len(small) < 260
+    assert (min(small), max(small)) == (pytest.approx(20, abs=2), pytest.approx(80, abs=2))
+    assert (min(large), max(large)) == (pytest.approx(100, abs=8), pytest.approx(400, abs=8))
+
+
+def test_one_short_edge_draws_nothing() -> None:
+    for short_edges in (None, (96,)):  # the scene's own
+        torch.manual_seed(5)
+        results = training_transform(crop_size=(80, 100), mean=MEAN, std=STD, short_edges=short_edges)(*scene())
+        following = torch.rand(())
+        if short_edges is None:
+            expected, expected_following = results, following
+    for result, other in zip(results, expected, strict=True):
+        assert torch.equal(result.as_subclass(Tensor), other.as_subclass(Tensor))
+    assert torch.equal(following, expected_following)
 
 
 def test_seeds_repeat_and_differ_for_any_other_numbers() -> None:

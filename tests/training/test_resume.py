@@ -77,8 +77,9 @@ def assert_same(first: Any, second: Any) -> None:
             "clip_gradient": 1.0,
             "optimizer": "adamw",
         },
+        {"freeze_backbone": True, "short_edges": (40, 56), "ema": 0.9, "epochs": 6},
     ],
-    ids=["pan-ema", "fcn-dropout-workers"],
+    ids=["pan-ema", "fcn-dropout-workers", "frozen-short-edges"],
 )
 def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, Any], variation: dict[str, Any]) -> None:
     chosen = {**settings, **variation}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import segweave
 from segweave import InputError, TrainingError, train
+from segweave.data.transforms import RandomScale
 from segweave.networks.pan import PAN
 from segweave.training.callbacks import WholeCheckpoints, read_metrics
 from segweave.training.configuration import read_settings
@@ -62,6 +63,37 @@ def test_the_seed_changes_the_run(tmp_path: Path, run: Path) -> None:
     assert weights(tmp_path / "other") != weights(run)
 
 
+def test_several_short_edges_are_trained_on_and_one_is_evaluated(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    evaluated: list[int] = []
+    choose = RandomScale.make_params
+    run_over = PAN.forward
+
+    def record_scale(self: RandomScale, flat_inputs: list[Any]) -> dict[str, Any]:
+        chosen = choose(self, flat_inputs)
+        trained.append(min(chosen["size"]))
+        return chosen
+
+    def record_images(self: PAN, images: Tensor) -> Tensor:
+        if not self.training:
+            evaluated.append(min(images.shape[-2:]))
+        return run_over(self, images)
+
+    monkeypatch.setattr(RandomScale, "make_params", record_scale)
+    monkeypatch.setattr(PAN, "forward", record_images)
+    still = {"epochs": 2, "scale_range": (1.0, 1.0), "short_edges": (36, 64, 40)}
+    train(folder, out=tmp_path / "run", **settings | still)
+    assert set(trained) == {36, 40, 64}
+    assert set(evaluated) == {40}
+    network = segweave.load(tmp_path / "run")
+    assert network.labelling is not None
+    assert network.labelling.short_edge == 40  # what predictions resize to
+    written = read_settings(tmp_path / "run" / "config.yaml")
+    assert (written["short_edge"], written["short_edges"]) == (40, [36, 64, 40])
+
+
 def test_the_last_epoch_is_validated(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
     train(folder, out=tmp_path / "run", **{**settings, "epochs": 5, "validate_every": 2})
     assert [int(row["epoch"]) for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [2, 4, 5]
@@ -86,11 +118,16 @@ def test_the_moving_average_is_what_is_saved(tmp_path: Path, folder: Path, setti
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher", [["-m"], ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]], ids=["own", "torchrun"]
+    ("launcher", "frozen"),
+    [(["-m"], False), (["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"], True)],
+    ids=["own", "torchrun-frozen"],
 )
-def test_two_processes(tmp_path: Path, folder: Path, settings: dict[str, Any], launcher: list[str]) -> None:
+def test_two_processes(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], launcher: list[str], frozen: bool
+) -> None:
     out = tmp_path / "run"
-    words = ["--data", str(folder), "--out", str(out), "--devices", "2", *flags({**settings, "epochs": 2})]
+    chosen = {**settings, "epochs": 2, "freeze_backbone": frozen}
+    words = ["--data", str(folder), "--out", str(out), "--devices", "2", *flags(chosen)]
     subprocess.run(
         [sys.executable, *launcher, "segweave", "train", *words], check=True, capture_output=True, timeout=300
     )
@@ -100,6 +137,9 @@ def test_two_processes(tmp_path: Path, folder: Path, settings: dict[str, Any], l
     assert again.mean_iou == pytest.approx(
         max(float(row["val/mean_iou"]) for row in read_metrics(out / "metrics.csv")), abs=1e-6
     )
+    counts = [m.num_batches_tracked for m in segweave.load(out).backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert counts
+    assert all((count == 0) == frozen for count in counts)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

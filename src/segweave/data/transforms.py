@@ -18,19 +18,23 @@ class RandomScale(v2.Transform):
 
     Args:
         scale_range: The smallest and the largest factor.
+        short_edges: Lengths in pixels, of which one is drawn for each image: the factor is that of an image whose short
+            edge has this length. None for the image's own.
     """
 
-    def __init__(self, scale_range: tuple[float, float], short_edge: int | None = None) -> None:
+    def __init__(self, scale_range: tuple[float, float], short_edges: Sequence[int] | None = None) -> None:
         super().__init__()
         self.scale_range = scale_range
-        self.short_edge = short_edge
+        self.short_edges = short_edges
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.functional.get_size(flat_inputs[0])
         smallest, largest = self.scale_range
         scale = float(torch.empty(()).uniform_(smallest, largest))
-        if self.short_edge is not None:
-            scale *= self.short_edge / min(height, width)
+        if self.short_edges is not None:
+            # one length is not drawn: with the same seed, such runs see what they always saw
+            drawn = int(torch.randint(len(self.short_edges), ())) if len(self.short_edges) > 1 else 0
+            scale *= self.short_edges[drawn] / min(height, width)
         return {"size": [max(round(height * scale), 1), max(round(width * scale), 1)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -50,7 +54,7 @@ def training_transform(
     scale_range: tuple[float, float] = (0.5, 2.0),
     flip_probability: float = 0.5,
     brightness: float = 0.0,
-    short_edge: int | None = None,
+    short_edges: Sequence[int] | None = None,
 ) -> nn.Module:
     """The augmentation of training: scale, crop, flip, brightness, then normalisation.
 
@@ -62,8 +66,8 @@ def training_transform(
         scale_range: The range of the random scale.
         flip_probability: Of mirroring left to right.
         brightness: The image is multiplied by a factor from [1 - brightness, 1 + brightness].
-        short_edge: Length in pixels that the image's short edge is resized to before the random scale; None for its
-            own.
+        short_edges: Lengths in pixels, each as likely as the others: the image's short edge is resized to one of them
+            before the random scale (FPT, Section 4.2: {269, 369, 469, 569} for ADE20K). None for its own.
 
     Returns:
         A transform of (image, mask): (3, H, W) uint8 and (H, W) to (3, *crop_size) float32 and (*crop_size).
@@ -72,7 +76,7 @@ def training_transform(
     # brightness comes first, so that it doesn't change the padding
     steps: list[nn.Module] = [v2.ColorJitter(brightness=brightness)] if brightness else []
     steps += [
-        RandomScale(scale_range, short_edge),
+        RandomScale(scale_range, short_edges),
         v2.RandomCrop(crop_size, pad_if_needed=True, fill=padding),
         v2.RandomHorizontalFlip(flip_probability),
     ]

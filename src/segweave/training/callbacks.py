@@ -3,16 +3,17 @@
 import csv
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
@@ -109,18 +110,39 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-class MovingAverage(EMAWeightAveraging):
+class MovingAverage(WeightAveraging):
     """Exponential moving average of the weights: what is validated and saved.
 
     Lightning's own, except that the averaged weights stay in place until the end of the validation, so that they are
-    what `BestModel` saves.
+    what `BestModel` saves, and that weights which don't change stay the same to the bit.
+
+    Args:
+        decay: Share of the average that each step leaves, in [0, 1].
     """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(avg_fn=exponential_average(decay))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Too early: `on_validation_end` comes after the figures are known."""
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
+
+
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The step of the average that torch's `AveragedModel` calls for each tensor: (average, current, steps) -> the new
+    average.
+
+    Args:
+        decay: Share of the average that is left.
+    """
+
+    def update(average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+        mixed = (decay * average + (1 - decay) * current).to(average.dtype)
+        return torch.where(average == current, average, mixed)  # rounding would move the weights of a frozen backbone
+
+    return update
 
 
 class ValidationSchedule(Callback):

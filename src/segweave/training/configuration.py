@@ -39,16 +39,21 @@ class RunConfiguration:
         train_split: The split to train on.
         val_split: The split that is validated on, and by which the best weights are chosen.
         check: Whether every file of the data is read and checked before the first step.
-        model: The network: fcn, fpn, pspnet, deeplabv3, ocnet, pan, agln or ranet.
+        model: The network: fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet or fpt.
         backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
         pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
+        freeze_backbone: Whether the backbone stays as it starts: it isn't trained, and its batch norm keeps its
+            statistics. Of use with `pretrained`, or with `init_from`.
         init_from: A run whose weights the network starts from, as far as they fit; what doesn't is told.
         options: The network's own options, such as output_stride (see `segweave models`).
         epochs: Passes over the training split.
         batch_size: Images a step, over all processes.
         crop_size: Height and width in pixels of the training crops.
         short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0
-            for their own size.
+            for their own size. If it isn't given but `short_edges` is, evaluation takes the middle one of these, of two
+            in the middle the longer.
+        short_edges: Lengths in pixels. Each training image is resized to a short edge that is drawn from these, before
+            the random scale; `short_edge` is for evaluation alone then. None for `short_edge` in training too.
         scale_range: Images are scaled by a random factor between these two.
         flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
         brightness: Images are brightened or darkened by up to this share.
@@ -80,12 +85,14 @@ class RunConfiguration:
     model: str = "pan"
     backbone: str | None = None
     pretrained: bool = False
+    freeze_backbone: bool = False
     init_from: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int | None = None
     batch_size: int | None = None
     crop_size: tuple[int, int] | None = None
     short_edge: int | None = None
+    short_edges: tuple[int, ...] | None = None
     scale_range: tuple[float, float] = (0.5, 2.0)
     flip_probability: float = 0.5
     brightness: float = 0.2
@@ -126,6 +133,12 @@ class RunConfiguration:
             "short_edge", self.short_edge, "0 (own size), or 32 or more", lambda value: value == 0 or value >= 32
         )
         self._require(
+            "short_edges",
+            self.short_edges,
+            "one or more lengths, each 32 or more",
+            lambda value: len(value) > 0 and min(value) >= 32,
+        )
+        self._require(
             "scale_range",
             self.scale_range,
             "two factors, 0 < smallest <= largest",
@@ -139,6 +152,13 @@ class RunConfiguration:
         if value is not None and not holds(value):
             shown = list(value) if isinstance(value, tuple) else value
             raise InputError(f"{name} {shown}: expected {expected}")
+
+    @property
+    def training_short_edges(self) -> tuple[int, ...] | None:
+        """The lengths in pixels of which each training image's short edge gets one; None for its own."""
+        if self.short_edges is not None:
+            return self.short_edges
+        return (self.short_edge,) if self.short_edge else None
 
     def to_yaml(self) -> str:
         """The settings as YAML, which `read_settings` reads back."""
@@ -206,10 +226,8 @@ def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[i
     kind = "cuda" if device == "cuda" else "cpu"
     short_edge = configuration.short_edge
     if short_edge is None:
-        short_edge = LONGEST_SHORT_EDGE[kind] if min(image_size) > LONGEST_SHORT_EDGE[kind] else 0
-    scale = short_edge / min(image_size) if short_edge else 1.0
-    largest = LARGEST_CROP[kind]
-    height, width = (max(min(round(side * scale), largest), 32) for side in image_size)
+        short_edge = _short_edge(configuration, image_size, kind)
+    crop_size = _crop_size(dataclasses.replace(configuration, short_edge=short_edge), image_size, kind)
     batch_size = configuration.batch_size
     if batch_size is None:
         batch_size = max({"cpu": 8, "cuda": 16}[kind] // configuration.devices, 1) * configuration.devices
@@ -219,7 +237,7 @@ def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[i
         "backbone": {"cpu": "resnet18", "cuda": "resnet50"}[kind],
         "epochs": epochs,
         "batch_size": batch_size,
-        "crop_size": (height, width),
+        "crop_size": crop_size,
         "short_edge": short_edge,
         "learning_rate": _learning_rate(configuration, batch_size),
         "validate_every": -(-epochs // VALIDATIONS),
@@ -228,6 +246,25 @@ def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[i
     }
     still_open: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(configuration, name) is None}
     return dataclasses.replace(configuration, **{**still_open, "device": device})
+
+
+def _short_edge(configuration: RunConfiguration, image_size: tuple[int, int], kind: str) -> int:
+    """The middle one of those that are trained on; without them, what large images are made smaller to."""
+    if configuration.short_edges is not None:
+        return _middle(configuration.short_edges)
+    return LONGEST_SHORT_EDGE[kind] if min(image_size) > LONGEST_SHORT_EDGE[kind] else 0
+
+
+def _crop_size(configuration: RunConfiguration, image_size: tuple[int, int], kind: str) -> tuple[int, int]:
+    """That of a typical image as training resizes it, as far as the largest crop."""
+    edges = configuration.training_short_edges
+    scale = _middle(edges) / min(image_size) if edges is not None else 1.0
+    height, width = (max(min(round(side * scale), LARGEST_CROP[kind]), 32) for side in image_size)
+    return height, width
+
+
+def _middle(lengths: tuple[int, ...]) -> int:
+    return sorted(lengths)[len(lengths) // 2]
 
 
 def _learning_rate(configuration: RunConfiguration, batch_size: int) -> float:

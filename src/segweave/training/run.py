@@ -114,6 +114,8 @@ def train(
         _print_start(console, configuration, chosen, (train_split, val_split), checks, network)
         if not_taken is not None:
             _print_initialised(console, chosen, network, not_taken)
+        if chosen.freeze_backbone:
+            _print_frozen(console, chosen, network, not_taken)
     try:
         trainer.fit(module, ckpt_path=last if continued else None)
     except torch.OutOfMemoryError as error:
@@ -350,6 +352,28 @@ def _print_initialised(
         rest = len(not_taken) - NAMED_AT_MOST
         more = f"; and {rest} more" if rest > 0 else ""
         console.print(f"not taken: {'; '.join(not_taken[:NAMED_AT_MOST])}{more}", highlight=False)
+
+
+def _print_frozen(
+    console: Console, configuration: RunConfiguration, network: SemanticNetwork, not_taken: list[str] | None
+) -> None:
+    """How much is trained, and a warning if what is frozen was never trained."""
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    console.print(f"the backbone is frozen: {trained / 1e6:.1f} M parameters are trained", highlight=False)
+    if configuration.pretrained:
+        return
+    missing = sum(name.startswith("backbone.") for name in not_taken or ())
+    if configuration.init_from is None:
+        console.print(
+            "[yellow]warning:[/] the frozen backbone has random weights: expected pretrained or init_from with "
+            "freeze_backbone"
+        )
+    elif missing:
+        console.print(
+            f"[yellow]warning:[/] {missing} tensors of the frozen backbone keep their random weights: "
+            "expected an init_from with the same backbone",
+            highlight=False,
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ class SegmentationTraining(SegmentationEvaluator):
     """Trains a network with the sum of its own losses; validates as `SegmentationEvaluator` does.
 
     Args:
-        network: Is trained.
+        network: Is trained; with `freeze_backbone`, all of it but the backbone, which is frozen for good.
         configuration: Resolved (see `segweave.training.configuration.resolve`).
         train: The split to train on.
         val: The split to validate on.
@@ -37,6 +37,8 @@ class SegmentationTraining(SegmentationEvaluator):
         val: SegmentationDataset,
     ) -> None:
         super().__init__(network, train.classes, Inference(short_edge=configuration.short_edge or None))
+        if configuration.freeze_backbone:
+            network.backbone.freeze()
         self.configuration = configuration
         self.train_dataset = train
         self.val_dataset = val
@@ -70,14 +72,13 @@ class SegmentationTraining(SegmentationEvaluator):
     def configure_optimizers(self) -> Any:
         settings = self.configuration
         assert settings.learning_rate is not None
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(
-                self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-            )
+            optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         else:
             optimizer = torch.optim.SGD(
-                self.parameters(),
+                trained,
                 lr=settings.learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
@@ -98,7 +99,7 @@ class SegmentationTraining(SegmentationEvaluator):
             scale_range=settings.scale_range,
             flip_probability=settings.flip_probability,
             brightness=settings.brightness,
-            short_edge=settings.short_edge or None,
+            short_edges=settings.training_short_edges,
         )
         order = TrainingOrder(
             len(self.train_dataset),
