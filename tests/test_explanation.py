@@ -31,10 +31,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deeplabv3": {"context_channels": 16},
     "ocnet": {"channels": 16, "key_channels": 8},
     "ranet": {"channels": 16, "representatives": 2},
+    "ufp": {"channels": 8, "head_channels": 16},
+    "fpt": {"channels": 8, "head_channels": 16},
     "pan": {"decoder_channels": 16},
     "agln": {"channels": 16, "head_channels": 16, "descriptors": 4},
 }
-EXPLAINING = ("pspnet", "deeplabv3", "ocnet", "pan", "agln", "ranet")
+EXPLAINING = ("pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt")
 PAN_NAMES = ["attention", "gate_res4", "gate_res3", "gate_res2"]
 
 MakeRun = Callable[..., Path]
@@ -338,22 +340,27 @@ def test_the_chosen_pixel_is_ringed_on_the_image_and_on_its_own_map(
     assert ring.mean(axis=0) == pytest.approx((WIDE / 64 * 5.5, WIDE / 64 * 60.5), abs=1)
 
 
-@pytest.mark.parametrize("model", ["ocnet", "ranet"])
+@pytest.mark.parametrize(
+    ("model", "count"), [("ocnet", 1), ("ranet", 1), ("fpt", 4 + 3 + 2 + 1)], ids=lambda value: str(value)
+)
 def test_networks_with_attention_of_single_pixels_draw_it(
-    make_run: MakeRun, photos: Path, tmp_path: Path, model: str
+    make_run: MakeRun, photos: Path, tmp_path: Path, model: str, count: int
 ) -> None:
     run = make_run(model)
     explain(run, photos, out=tmp_path / "with", at=(46, 32), maps=True, device="cpu")
     explain(run, photos, out=tmp_path / "without", maps=True, device="cpu")
     for name in ("a", "b"):
         with_pixel, without = (dict(np.load(tmp_path / out / f"{name}.npz")) for out in ("with", "without"))
-        [added] = set(with_pixel) - set(without)
-        assert added.endswith("attention_at")
-        assert with_pixel[added].shape[0] == 1
+        added = set(with_pixel) - set(without)
+        assert len(added) == count
+        for looked_at in (with_pixel[one] for one in added):
+            assert looked_at.shape[0] == 1
+            assert looked_at.min() >= 0
+            assert looked_at.max() > 0
         assert Image.open(tmp_path / "with" / f"{name}.png").height > 300
 
 
-@pytest.mark.parametrize("model", ["pspnet", "deeplabv3", "pan", "agln"])
+@pytest.mark.parametrize("model", ["pspnet", "deeplabv3", "ufp", "pan", "agln"])
 def test_a_network_without_attention_of_single_pixels_refuses_one(
     make_run: MakeRun, photos: Path, tmp_path: Path, model: str
 ) -> None:

@@ -14,7 +14,9 @@ from segweave.networks.semantic import SemanticNetwork
 
 class TestListModels:
     def test_knows_the_baselines_and_pan(self) -> None:
-        assert {"fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "pan", "agln", "ranet"} <= set(list_models())
+        assert {"fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"} <= set(
+            list_models()
+        )
         assert list_models("semantic") == list(SEMANTIC_NETWORKS)
 
     def test_unknown_task(self) -> None:
@@ -49,6 +51,8 @@ class TestCreateModel:
             ("pan", 16),
             ("agln", 32),
             ("ranet", 8),
+            ("ufp", 8),
+            ("fpt", 8),
         ],
     )
     def test_output_stride_is_the_papers(self, name: str, output_stride: int) -> None:
@@ -74,7 +78,7 @@ class TestCreateModel:
             assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
     def test_unknown_name(self) -> None:
-        known = "fcn, fpn, pspnet, deeplabv3, ocnet, pan, agln, ranet"
+        known = "fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet, fpt"
         with pytest.raises(InputError, match=f"unknown model 'pam': expected one of {known}"):
             create_model("pam", num_classes=3)
 

@@ -130,6 +130,30 @@ def test_a_paper_s_table_has_its_figures_beside_ours(
         assert multiply_adds in line
 
 
+def test_fpt_s_table_4_has_its_figures_beside_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = dataclasses.replace(PAPER_TABLES["fpt"], backbone="test_resnet", size=(65, 65))
+    monkeypatch.setitem(PAPER_TABLES, "fpt", table)
+    profiles = profile(paper="fpt")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("UFP")]
+    assert [float(line.split()[3]) for line in lines] == [71.3, 91.2, 102.8, 77.4, 121.3, 96.2, 107.0, 127.2]
+    ufp, st, lgt, rt, lgt_st, rt_st, lgt_rt, everything = (one.parameters["total"] for one in profiles)
+    assert lgt_st - lgt == rt_st - rt == everything - lgt_rt  # ST
+    assert lgt_st - st == lgt_rt - rt == everything - rt_st  # LGT
+    assert rt_st - st == lgt_rt - lgt == everything - lgt_st  # RT
+    assert ufp < min(st, lgt, rt)
+    # self-attention of 4 levels of 9 x 9 positions, in 2 parts: all queries with all keys once for each of two pieces
+    # of the values, and all values for each part; and the weights of the mixtures
+    products = [one.multiply_adds["matrix_products"] for one in profiles]
+    self_attention, grounding = 4 * (2 + 2) * 81**2 * 256 + 4 * 256 * 2, 6 * 256 * 4
+    assert products[0] == products[3] == 0
+    assert products[1] == products[5] == self_attention
+    assert products[2] == products[6] == grounding
+    assert products[4] == products[7] == self_attention + grounding
+    assert all(one.latency is None for one in profiles)
+
+
 @pytest.fixture(scope="module")
 def added_costs() -> dict[str, ComparedCost]:
     table = PAPER_TABLES["ranet"]
@@ -218,7 +242,7 @@ def test_what_methods_add_is_the_difference_of_two_networks(capsys: pytest.Captu
         ({"paper": "agln", "backbone": "resnet18"}, "a paper's table has its own setting"),
         ({"paper": "ranet", "num_classes": 3}, "a paper's table has its own setting"),
         ({"paper": "ranet", "batch": 2}, "batch 2: expected 1, RANet, Table 3 is for one image"),
-        ({"paper": "pan"}, "paper 'pan': expected one of agln, ranet"),
+        ({"paper": "pan"}, "paper 'pan': expected one of agln, fpt, ranet"),
         ({"models": ["fcn", "unet"]}, "unknown model 'unet'"),
         ({"models": "fcn", "batch": 0}, "batch 0"),
         ({"models": "fcn", "num_classes": 0}, "num_classes 0: expected 1 to 255"),

@@ -13,11 +13,13 @@ from segweave.networks.agln import AGLN
 from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.fpn import FPN
+from segweave.networks.fpt import FPT
 from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
 from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.ufp import UFP
 
 SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "fcn": FCN,
@@ -25,9 +27,11 @@ SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "pspnet": PSPNet,
     "deeplabv3": DeepLabV3,
     "ocnet": OCNet,
+    "ufp": UFP,
     "pan": PAN,
     "agln": AGLN,
     "ranet": RANet,
+    "fpt": FPT,
 }
 
 

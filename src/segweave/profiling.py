@@ -46,7 +46,7 @@ class Profile:
         parameters: Of the `backbone`, the `context` (all between backbone and head), the `head`, and the `total`.
         multiply_adds: Of `convolutions`, of `matrix_products`, and the `total`, for one image.
         activation_bytes: In `training` and in `inference`, at the peak of a forward pass.
-        latency: Seconds of a forward pass in evaluation.
+        latency: Seconds of a forward pass in evaluation; None where nothing was run.
     """
 
     model: str
@@ -59,7 +59,7 @@ class Profile:
     parameters: dict[str, int]
     multiply_adds: dict[str, int]
     activation_bytes: dict[str, int]
-    latency: float
+    latency: float | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def profile(
     batch: int = 1,
     device: str = "auto",
     rounds: int = 5,
-    paper: Literal["agln"] | None = None,
+    paper: Literal["agln", "fpt"] | None = None,
     json: bool = False,
 ) -> list[Profile]: ...
 
@@ -109,7 +109,7 @@ def profile(
     batch: int = 1,
     device: str = "auto",
     rounds: int = 5,
-    paper: Literal["agln", "ranet"] | None = None,
+    paper: Literal["agln", "ranet", "fpt"] | None = None,
     json: bool = False,
 ) -> list[Profile] | list[ComparedCost]:
     """Prints what networks cost, side by side, or a paper's table of costs with its figures beside ours.
@@ -123,8 +123,9 @@ def profile(
         batch: Images at once, for memory and latency.
         device: auto, cpu, cuda or mps.
         rounds: Forward passes to time, after one that isn't counted.
-        paper: Instead of `models`: whose table to print, in its own setting: "agln" (Table VIII), or "ranet" (Table 3:
-            what its context adds to fcn, for one image; nothing runs, so that device and rounds don't matter).
+        paper: Instead of `models`: whose table to print, in its own setting: "agln" (Table VIII), "fpt" (Table 4), or
+            "ranet" (Table 3: what its context adds to fcn, for one image). Nothing runs, so that device and rounds
+            don't matter.
         json: Whether to print JSON instead of a table.
 
     Returns:
@@ -163,7 +164,10 @@ def profile(
         create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
         for name, model_options in wanted
     ]
-    profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in networks]
+    if table is not None:
+        profiles = [_profile_without_running(one, size, batch) for one in networks]
+    else:
+        profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in networks]
     if json:
         print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
     elif table is not None:
@@ -198,22 +202,31 @@ def _compare_costs(table: AddedCostTable, json: bool) -> list[ComparedCost]:
 
 
 def _counts(table: AddedCostTable, model: str, options: Mapping[str, Any]) -> tuple[int, int, int]:
-    """A network's multiply-adds, its parameters, and the bytes of its activations in training, for one image.
-
-    Nothing is computed: the tensors have sizes, but no numbers. They pass for tensors of a CPU, unlike those of torch's
-    meta device, on which fused attention falls back to a table of all pairs.
-    """
+    """A network's multiply-adds, its parameters, and the bytes of its activations in training, for one image."""
     network = create_model(
         model,
         num_classes=table.num_classes,
         backbone=table.backbone,
         **{"output_stride": table.output_stride, **options},
     )
+    counted = _profile_without_running(network, table.size, batch=1)
+    return counted.multiply_adds["total"], counted.parameters["total"], counted.activation_bytes["training"]
+
+
+def _profile_without_running(network: SemanticNetwork, size: tuple[int, int], batch: int) -> Profile:
+    """Counts what needs no time: the tensors have sizes, but no numbers.
+
+    They pass for tensors of a CPU, unlike those of torch's meta device, on which fused attention falls back to a table
+    of all pairs.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(1, 3, *table.size).contiguous(memory_format=torch.channels_last)
-        multiply_adds = count_multiply_adds(network, images)["total"]
-        memory = peak_activation_bytes(network, images)
-    return multiply_adds, count_parameters(network)["total"], memory
+        images = torch.empty(batch, 3, *size).contiguous(memory_format=torch.channels_last)
+        multiply_adds = count_multiply_adds(network, images[:1])
+        kept = peak_activation_bytes(network, images)
+        network.eval()
+        with torch.no_grad():
+            inference = peak_activation_bytes(network, images)
+    return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, None)
 
 
 def profile_network(
@@ -244,6 +257,17 @@ def profile_network(
             module.training = mode
         for buffer, before in zip(network.buffers(), statistics_before, strict=True):  # batch norm has seen noise
             buffer.copy_(before)
+    return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, latency)
+
+
+def _profile(
+    network: SemanticNetwork,
+    size: tuple[int, int],
+    batch: int,
+    multiply_adds: dict[str, int],
+    activation_bytes: dict[str, int],
+    latency: float | None,
+) -> Profile:
     return Profile(
         model=network.recipe["model"],
         backbone=network.recipe["backbone"],
@@ -251,10 +275,10 @@ def profile_network(
         num_classes=network.num_classes,
         size=size,
         batch=batch,
-        device=device.type,
+        device=next(network.parameters()).device.type,
         parameters=count_parameters(network),
         multiply_adds=multiply_adds,
-        activation_bytes={"training": kept, "inference": inference},
+        activation_bytes=activation_bytes,
         latency=latency,
     )
 
@@ -311,7 +335,7 @@ def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
             table.add_row(label, *(f"{getattr(one, field)[part] / factor:.2f} {unit}" for one in profiles))
     for mode in ("training", "inference"):
         table.add_row(f"activations, {mode}", *(f"{one.activation_bytes[mode] / 2**20:.0f} MiB" for one in profiles))
-    table.add_row("latency", *(f"{1000 * one.latency:.0f} ms" for one in profiles))
+    table.add_row("latency", *("-" if one.latency is None else f"{1000 * one.latency:.0f} ms" for one in profiles))
     console.print(table)
     console.print(f"\n{COUNTED}", style="dim", highlight=False)
 

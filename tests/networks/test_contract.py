@@ -39,7 +39,12 @@ class Variant:
     @property
     def explained_at(self) -> tuple[str, ...]:
         """The names of what `explain` adds for a chosen pixel."""
-        return {"ocnet": ("attention_at",), "ranet": ("region_attention_at",)}.get(self.name, ())
+        return {
+            "ocnet": ("attention_at",),
+            "ranet": ("region_attention_at",),
+            "ufp": ("attention_at",) if self.options.get("object_context") else (),
+            "fpt": looked_at_by_fpt(**self.options),
+        }.get(self.name, ())
 
     def create(self) -> SemanticNetwork:
         return create_model(self.name, num_classes=NUM_CLASSES, backbone=self.backbone, **self.options)
@@ -76,6 +81,29 @@ RANET_EXPLAINED = ("boundaries", "regions", "representative_scores", "representa
 
 def ranet_variant(*explained: str, **options: Any) -> Variant:
     return Variant("ranet", {"channels": 16, **options}, explained, backbone="test_resnet")
+
+
+def ufp_variant(**options: Any) -> Variant:
+    levels = tuple(f"pyramid_level{level}" for level in range(1, 5))
+    return Variant("ufp", {"channels": 16, "head_channels": 32, **options}, levels, backbone="test_resnet")
+
+
+def fpt_variant(**options: Any) -> Variant:
+    names = []
+    for level in range(1, 5):
+        names.append(f"transformed_level{level}")
+        if options.get("rendering", True):
+            names += [f"rendering_gate_from_level{finer}_level{level}" for finer in range(1, level)]
+    return Variant("fpt", {"channels": 16, "head_channels": 32, **options}, tuple(names), backbone="test_resnet")
+
+
+def looked_at_by_fpt(*, self_transformer: bool = True, grounding: str = "local", **others: Any) -> tuple[str, ...]:
+    names = []
+    for level in range(1, 5):
+        names += [f"self_attention_level{level}"] if self_transformer else []
+        if grounding != "none":
+            names += [f"grounding_from_level{coarser}_level{level}" for coarser in range(level + 1, 5)]
+    return tuple(names)
 
 
 VARIANTS = {
@@ -122,6 +150,16 @@ VARIANTS = {
     "ranet, many regions": ranet_variant(*RANET_EXPLAINED, threshold=0.999, representatives=1),
     "ranet, no exchange within regions": ranet_variant(*RANET_EXPLAINED, intra_region=False),
     "ranet, no exchange between regions": ranet_variant(*RANET_EXPLAINED, inter_region=False),
+    "ufp": ufp_variant(),
+    "ufp, object context": ufp_variant(object_context=True),
+    "ufp, pyramid pooling": ufp_variant(pyramid="ppm"),
+    "ufp, atrous pyramid": ufp_variant(pyramid="aspp", output_stride=16),
+    "fpt": fpt_variant(),
+    "fpt, grounding everywhere": fpt_variant(grounding="global", distance_scaling="none"),
+    "fpt, self-transformer alone": fpt_variant(grounding="none", rendering=False, self_similarity="euclidean"),
+    "fpt, rendering alone": fpt_variant(grounding="none", self_transformer=False, keep_probability=1.0),
+    "fpt, plain softmax": fpt_variant(normaliser="softmax", grounding_similarity="dot", pyramid="aspp"),
+    "fpt on pyramid pooling": fpt_variant(pyramid="ppm", grounding_parts=2, square_size=3),
     "pan, no decoder": pan_variant("attention", global_attention_upsample=False, output_stride=32),
 }
 

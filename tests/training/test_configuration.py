@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from segweave import InputError, create_model
 from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
@@ -116,12 +117,81 @@ def test_every_row_of_ranet_s_tables_is_a_recipe_with_its_own_settings() -> None
         assert recipes[name] == {"model": model, "options": {"output_stride": 8, **options}, **shared}, name
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "crop_size", "learning_rate", "weight_decay"),
+    [
+        ("cityscapes", 120, 969, 0.01, 0.0005),
+        ("lip", 50, 573, 0.01, 0.0005),
+        ("voc2012", 80, 521, 0.01, 0.0005),
+        ("ade20k", 120, 569, 0.02, 0.0001),
+    ],
+)
+def test_fpt_recipes_are_the_paper_s(
+    name: str, epochs: int, crop_size: int, learning_rate: float, weight_decay: float
+) -> None:
+    """Section 4.2."""
+    (recipe,) = (path for path in RECIPES if path.parent.name == "fpt" and path.stem == name)
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    assert (configuration.model, configuration.backbone) == ("fpt", "resnet101")
+    assert configuration.pretrained
+    assert configuration.freeze_backbone
+    assert configuration.sync_batch_norm
+    assert (configuration.epochs, configuration.crop_size) == (epochs, (crop_size, crop_size))
+    assert (configuration.learning_rate, configuration.power) == (learning_rate, 0.9)
+    assert (configuration.momentum, configuration.weight_decay) == (0.9, weight_decay)
+    assert configuration.scale_range == (0.5, 2.0)
+    assert configuration.flip_probability == 0.5
+    assert configuration.short_edges == ((269, 369, 469, 569) if name == "ade20k" else None)
+
+
+FPT_TABLES = {
+    "table4_ufp": ("ufp", {}),
+    "table4_st": ("fpt", {"grounding": "none", "rendering": False}),
+    "table4_lgt": ("fpt", {"self_transformer": False, "rendering": False}),
+    "table4_rt": ("fpt", {"self_transformer": False, "grounding": "none"}),
+    "table4_lgt_st": ("fpt", {"rendering": False}),
+    "table4_rt_st": ("fpt", {"grounding": "none"}),
+    "table4_lgt_rt": ("fpt", {"self_transformer": False}),
+    "table4_lgt_st_rt": ("fpt", {}),
+    **{f"table5_{pyramid}_fpt": ("fpt", {"pyramid": pyramid}) for pyramid in ("ppm", "aspp", "ufp")},
+    **{
+        f"table5_{pyramid}_oc": ("ufp", {"pyramid": pyramid, "object_context": True})
+        for pyramid in ("ppm", "aspp", "ufp")
+    },
+}
+
+
+def test_every_row_of_fpt_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "fpt"}
+    assert set(recipes) == {*FPT_TABLES, "cityscapes", "lip", "voc2012", "ade20k"}
+    shared = {name: value for name, value in recipes["cityscapes"].items() if name not in ("model", "options")}
+    for name, (model, options) in FPT_TABLES.items():
+        expected = {"output_stride": 8, "pyramid": "ufp", **options}
+        assert recipes[name] == {"model": model, "options": expected, **shared}, name
+
+
 def test_settings_survive_yaml(tmp_path: Path) -> None:
     configuration = configure(
-        {"data": "shapes", "crop_size": (64, 96), "options": {"kernel_sizes": [3, 3, 3]}, "ema": 0.9}
+        {
+            "data": "shapes",
+            "crop_size": (64, 96),
+            "options": {"kernel_sizes": [3, 3, 3]},
+            "ema": 0.9,
+            "freeze_backbone": True,
+            "short_edges": (269, 369),
+        }
     )
     (tmp_path / "config.yaml").write_text(configuration.to_yaml())
     assert configure(read_settings(tmp_path / "config.yaml")) == configuration
+
+
+def test_config_yaml_of_older_runs_is_read() -> None:
+    written = yaml.safe_load(RunConfiguration(data="shapes", short_edge=240).to_yaml())
+    older = {name: value for name, value in written.items() if name not in ("freeze_backbone", "short_edges")}
+    assert len(older) == len(written) - 2
+    assert configure(older) == configure(written)
+    assert not configure(older).freeze_backbone
+    assert configure(older).training_short_edges == (240,)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +213,11 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
         ({"data": "shapes", "learning_rate": float("nan")}, "learning_rate nan: expected a number above 0"),
         ({"data": "shapes", "ema": 1.5}, "ema 1.5: expected a number from 0 to 1"),
         ({"data": "shapes", "scale_range": [2.0, 0.5]}, r"scale_range \[2.0, 0.5\]: expected two factors"),
+        ({"data": "shapes", "short_edges": []}, r"short_edges \[\]: expected one or more lengths, each 32 or more"),
+        ({"data": "shapes", "short_edges": [269, 0]}, r"short_edges \[269, 0\]: expected one or more lengths"),
+        ({"data": "shapes", "short_edges": 269}, "short_edges 269: expected"),
+        ({"data": "shapes", "short_edges": [269, "long"]}, "short_edges .*long"),
+        ({"data": "shapes", "freeze_backbone": "perhaps"}, "freeze_backbone perhaps: expected"),
         ({"data": "shapes", "batch_size": 5, "devices": 2}, "batch_size 5: expected a multiple of devices"),
     ],
 )
@@ -178,6 +253,31 @@ def test_what_is_given_is_kept() -> None:
 def test_small_images_are_not_enlarged() -> None:
     chosen = resolve(RunConfiguration(data="shapes", device="cpu"), images=10, image_size=(128, 160))
     assert (chosen.short_edge, chosen.crop_size) == (0, (128, 160))
+
+
+@pytest.mark.parametrize(
+    ("short_edges", "middle"), [((96,), 96), ((269, 369, 469, 569), 469), ((80, 48, 64), 64), ((48, 80), 80)]
+)
+def test_the_middle_short_edge_is_evaluated(short_edges: tuple[int, ...], middle: int) -> None:
+    given = RunConfiguration(data="shapes", device="cpu", short_edges=short_edges)
+    chosen = resolve(given, images=10, image_size=(512, 512))
+    assert (chosen.short_edge, chosen.short_edges) == (middle, short_edges)
+    assert chosen.training_short_edges == short_edges
+    assert chosen.crop_size == (min(middle, 320), min(middle, 320))
+
+
+@pytest.mark.parametrize("short_edge", [0, 200])
+def test_training_may_have_other_short_edges_than_evaluation(short_edge: int) -> None:
+    given = RunConfiguration(data="shapes", device="cpu", short_edge=short_edge, short_edges=(64, 96, 128))
+    chosen = resolve(given, images=10, image_size=(480, 960))
+    assert chosen.short_edge == short_edge
+    assert chosen.training_short_edges == (64, 96, 128)
+    assert chosen.crop_size == (96, 192)  # what is trained on, not what is evaluated
+
+
+def test_without_several_short_edges_training_has_that_of_evaluation() -> None:
+    for short_edge, expected in ((0, None), (96, (96,)), (None, None)):
+        assert RunConfiguration(data="shapes", short_edge=short_edge).training_short_edges == expected
 
 
 def test_poly_schedule() -> None:

@@ -1,0 +1,59 @@
+"""FPT's Table 4, and Table 5's pyramids, on `shapes`: every row over several seeds, mean and spread beside the paper's.
+
+    python benchmarks/fpt_ablations.py [--seeds 0 1 2 --out runs/fpt --processes 2 --precision bf16-mixed --table5]
+
+All rows have the same backbone, steps, batches and seeds, levels of 64 channels and a head of 128, for a CPU. The
+backbone is trained, from random weights; the paper's is pretrained and frozen. Runs that are there already are read,
+not trained again. The paper's figures are for Cityscapes and ResNet-101: Table 4 for its validation split, Table 5 for
+test.
+"""
+
+import sys
+from typing import Any
+
+from ablations import Row, mean_iou, parse_arguments, print_table, train_rows
+
+NARROW = {"channels": 64, "head_channels": 128}
+
+
+def _fpt(title: str, paper: float, name: str, **options: Any) -> Row:
+    return Row(title, paper, name, "fpt", {**NARROW, **options})
+
+
+def _ufp(title: str, paper: float, name: str, **options: Any) -> Row:
+    return Row(title, paper, name, "ufp", {**NARROW, **options})
+
+
+FULL = _fpt("UFP+LGT+ST+RT", 81.7, "fpt")
+TABLE_4 = [
+    _ufp("UFP", 79.1, "ufp"),
+    _fpt("UFP+ST", 80.7, "st", grounding="none", rendering=False),
+    _fpt("UFP+LGT", 80.3, "lgt", self_transformer=False, rendering=False),
+    _fpt("UFP+RT", 80.1, "rt", self_transformer=False, grounding="none"),
+    _fpt("UFP+LGT+ST", 80.9, "lgt-st", rendering=False),
+    _fpt("UFP+RT+ST", 80.8, "rt-st", grounding="none"),
+    _fpt("UFP+LGT+RT", 80.4, "lgt-rt", self_transformer=False),
+    FULL,
+]
+TABLE_5 = [
+    _ufp("PPM+OC", 79.9, "ppm-oc", pyramid="ppm", object_context=True),
+    _ufp("ASPP+OC", 80.0, "aspp-oc", pyramid="aspp", object_context=True),
+    _ufp("UFP+OC", 80.6, "ufp-oc", object_context=True),
+    _fpt("PPM+FPT", 80.4, "ppm-fpt", pyramid="ppm"),
+    _fpt("ASPP+FPT", 80.7, "aspp-fpt", pyramid="aspp"),
+    Row("UFP+FPT", 82.2, FULL.name, FULL.model, FULL.options),
+]
+
+
+def main() -> None:
+    table_5 = "--table5" in sys.argv and not sys.argv.remove("--table5")
+    arguments = parse_arguments(__doc__, "runs/fpt")
+    tables = {"Table 4: transformers": TABLE_4, **({"Table 5: pyramids": TABLE_5} if table_5 else {})}
+    runs = train_rows([row for rows in tables.values() for row in rows], arguments)
+    scores = {key: mean_iou(run) for key, run in runs.items()}
+    for title, rows in tables.items():
+        print_table(title, rows, scores, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
