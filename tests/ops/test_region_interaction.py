@@ -158,6 +158,24 @@ class TestInteraction:
         assert_is_the_paper_s(received, scene.by_image(naive_interaction, of_regions=False), scene[:2])
         assert received[~are_representatives(scene.representatives)].eq(0).all()
 
+    @pytest.mark.parametrize("tile", [None, 400], ids=["one tile", "tiles"])
+    def test_one_large_region_and_many_pixels_alone(self, tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Beside an image of fewer regions, of three pixels each: only representatives that exist take part."""
+        if tile is not None:
+            monkeypatch.setattr(region_interaction, "TILE_ELEMENTS", tile)
+        pixels = torch.arange(30)
+        large = torch.where((pixels >= 4) & (pixels < 16), 4, pixels)
+        regions = torch.stack([large, pixels // 3 * 3])
+        query, value = (torch.randn(2, 30, CHANNELS, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        scene = Scene(query, value, regions, representative_pixels(torch.rand(2, 30), regions, 8))
+        received = inter_region_interaction(*scene)
+        assert_is_the_paper_s(received, scene.by_image(naive_interaction, of_regions=False), scene[:2])
+        slots = region_interaction._slots(regions, scene.representatives)
+        assert slots.parts == [19, 10, 10, 1, 1, 1, 1, 1]
+        for image, chosen in enumerate(are_representatives(scene.representatives)):
+            places = slots.places[image, slots.exists[image]]
+            assert sorted(places.tolist()) == chosen.nonzero()[:, 0].tolist()
+
     def test_by_hand(self) -> None:
         """One region of two representatives, one of one: their mean, and the one as it is."""
         query, value = torch.randn(2, 1, 3, CHANNELS)

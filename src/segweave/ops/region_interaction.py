@@ -5,14 +5,14 @@ The softmaxes run within a region (Eq. 6, 8) or within each other region (Eq. 7)
 nothing loops over regions, pixels or images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Shapes: B images, P pixels, C channels, K representatives at most, Q regions at most, T slots of a tile
+# Shapes: B images, P pixels, C channels, K representatives at most, Q regions at most, N slots, T of a tile
 
 TILE_ELEMENTS = 2**22
 """How many weights of the interaction are computed at once."""
@@ -120,49 +120,70 @@ def inter_region_interaction(query: Tensor, value: Tensor, regions: Tensor, repr
 
 
 class _Slots(NamedTuple):
-    """The representatives of a batch, region by region."""
+    """The representatives of a batch: the first of every region, the second of those that have a second, and so on.
+
+    In each image the regions with most representatives come first, so that the regions that have a k-th are the first
+    ones, and a region is at the same place of every part: its slots are reduced part by part, in a fixed order.
+    """
 
     places: Tensor
-    """Their pixels, (B, Q K); one past the last pixel where there is no representative."""
+    """Their pixels, (B, N); one past the last pixel where an image has fewer than another."""
     exists: Tensor
-    """(B, Q, K)."""
+    """(B, N)."""
+    parts: list[int]
+    """How many regions have a k-th representative in the image where most have: Q is the first, N the sum."""
 
     def gather(self, features: Tensor) -> Tensor:
-        """(B, P, C) -> (B, Q K, C), 0 where there is no representative."""
+        """(B, P, C) -> (B, N, C), 0 where there is no representative."""
         return _at(_with_spare_pixel(features), self.places)
 
     def scatter(self, features: Tensor, like: Tensor) -> Tensor:
-        """(B, Q K, C) -> (B, P, C), 0 at other pixels; P and type are those of `like`."""
+        """(B, N, C) -> (B, P, C), 0 at other pixels; P and type are those of `like`."""
         empty = _with_spare_pixel(torch.zeros_like(like))
         index = self.places[..., None].expand_as(features)
         return empty.scatter(1, index, features.to(like.dtype))[:, :-1].contiguous()
 
     def tiles(self) -> Iterator[slice]:
-        """Parts of the Q K slots whose weights for all slots are `TILE_ELEMENTS`."""
+        """Parts of the N slots whose weights for all slots are `TILE_ELEMENTS`."""
         batch, slots = self.places.shape
         tile = max(TILE_ELEMENTS // (batch * slots), 1)
         return (slice(start, start + tile) for start in range(0, slots, tile))
 
-    def weights(self, queries: Tensor, values: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-        """The softmaxes of Eq. 7: (B, T, C), (B, Q K, C) -> (B, T, Q, K), and which regions are others, (T, Q, 1)."""
-        _, regions, count = self.exists.shape
-        logits = _products(queries, values).unflatten(2, (regions, count))
-        some = self.exists.any(dim=2)[:, None, :, None]  # an image may have fewer regions than another
-        logits = logits.masked_fill(~self.exists[:, None] & some, -torch.inf)
-        numbers = torch.arange(regions, device=queries.device)
-        others = numbers.repeat_interleave(count)[tile, None] != numbers
-        return logits.softmax(dim=3) * self.exists[:, None], others[..., None]
+    def weights(self, queries: Tensor, values: Tensor, tile: slice) -> Tensor:
+        """The softmaxes of Eq. 7, 0 within a region: (B, T, C), (B, N, C) -> (B, T, N)."""
+        logits = _products(queries, values)
+        # finite, since a region that only other images have must get numbers too; its values are 0
+        logits.masked_fill_(~self.exists[:, None], torch.finfo(logits.dtype).min)
+        powers = self.combine_(logits, torch.sub, self.reduce(logits, torch.maximum)).exp_()
+        weights = self.combine_(powers, torch.div, self.reduce(powers, torch.add))
+        numbers = torch.cat([torch.arange(part, device=logits.device) for part in self.parts])
+        return weights.mul_(numbers[tile, None] != numbers)
+
+    def reduce(self, x: Tensor, operation: Callable[..., Tensor]) -> Tensor:
+        """What an operation makes of the slots of each region: (B, T, N) -> (B, T, Q)."""
+        first, *others = x.split(self.parts, dim=2)
+        result = first.clone()
+        for other in others:
+            some = result[..., : other.shape[2]]
+            operation(some, other, out=some)
+        return result
+
+    def combine_(self, x: Tensor, operation: Callable[..., Tensor], of_regions: Tensor) -> Tensor:
+        """In place, each slot with its region's: (B, T, N), (B, T, Q) -> (B, T, N)."""
+        for part in x.split(self.parts, dim=2):
+            operation(part, of_regions[..., : part.shape[2]], out=part)
+        return x
 
 
 def _slots(regions: Tensor, representatives: Tensor) -> _Slots:
-    batch, pixels = regions.shape
+    pixels = regions.shape[1]
     is_root = regions == torch.arange(pixels, device=regions.device)
-    image, root = is_root.nonzero(as_tuple=True)
-    number = (is_root.cumsum(dim=1) - 1)[image, root]
-    count = int((representatives >= 0).sum(dim=2).max())
-    table = representatives.new_full((batch, int(is_root.sum(dim=1).max()), count), -1)
-    table[image, number] = representatives[image, root, :count]
-    return _Slots(torch.where(table >= 0, table, pixels).flatten(1), table >= 0)
+    table = representatives.masked_fill(~is_root[..., None], -1)
+    most_first = (table >= 0).sum(dim=2).argsort(dim=1, descending=True, stable=True)
+    table = table.gather(1, most_first[..., None].expand_as(table))
+    parts = [part for part in (table >= 0).sum(dim=1).amax(dim=0).tolist() if part > 0]
+    places = torch.cat([table[:, :part, k] for k, part in enumerate(parts)], dim=1)
+    return _Slots(torch.where(places >= 0, places, pixels), places >= 0, parts)
 
 
 def _with_spare_pixel(features: Tensor) -> Tensor:
@@ -179,8 +200,7 @@ def _inter_region_interaction(query: Tensor, value: Tensor, regions: Tensor, rep
     queries, values = slots.gather(query), slots.gather(value)
     received = torch.empty_like(values)
     for tile in slots.tiles():
-        weights, others = slots.weights(queries[:, tile], values, tile)
-        received[:, tile] = (weights * others).flatten(2).to(values.dtype) @ values
+        received[:, tile] = slots.weights(queries[:, tile], values, tile).to(values.dtype) @ values
     return slots.scatter(received, query)
 
 
@@ -197,10 +217,10 @@ def _inter_region_interaction_backward(
     queries, values, gradients = slots.gather(query), slots.gather(value), slots.gather(gradient)
     of_queries, of_values = torch.empty_like(queries), torch.zeros_like(values)
     for tile in slots.tiles():
-        weights, others = slots.weights(queries[:, tile], values, tile)
-        of_weights = _products(gradients[:, tile], values).unflatten(2, weights.shape[2:]) * others
-        of_logits = weights * (of_weights - (weights * of_weights).sum(dim=3, keepdim=True))
-        received, logits = ((x.flatten(2).to(values.dtype)) for x in (weights * others, of_logits))
+        weights = slots.weights(queries[:, tile], values, tile)
+        of_weights = _products(gradients[:, tile], values)
+        slots.combine_(of_weights, torch.sub, slots.reduce(weights * of_weights, torch.add))
+        received, logits = (x.to(values.dtype) for x in (weights, weights * of_weights))
         of_queries[:, tile] = logits @ values
         of_values += received.mT @ gradients[:, tile] + logits.mT @ queries[:, tile]
     return slots.scatter(of_queries, query), slots.scatter(of_values, value)
