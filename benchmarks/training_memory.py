@@ -1,6 +1,7 @@
-"""Training steps of RANet at the paper's size, 769 x 769 with a ResNet-101: seconds and the most memory ever held.
+"""Training steps at a paper's size: seconds and the most memory ever held.
 
-    python benchmarks/ranet_at_769.py [--backbone resnet101s --size 769 --batch 1 --steps 2 --model ranet]
+    python benchmarks/training_memory.py  # RANet: resnet101s, 1 x 769 x 769
+    python benchmarks/training_memory.py --model fpt --backbone resnet50 --size 512 --batch 2
 
 On a CPU the process's own peak, with torch and the weights in it; on CUDA the allocator's.
 """
