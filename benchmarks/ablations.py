@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "workers": 1,
     "device": "cpu",
 }
-"""The same for all rows: 300 steps of 8 images, if no other number of epochs is asked for."""
+"""The same for all rows of a script: 300 steps of 8 images, where it says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_arguments(description: str | None, out: str) -> argparse.Namespace:
-    """Seeds, the folder of the runs, processes and precision."""
+def parse_arguments(description: str | None, out: str, settings: Mapping[str, Any] = SETTINGS) -> argparse.Namespace:
+    """Seeds, epochs, the folder of the runs, processes and precision, and the other `settings` of all rows."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"], help="of 75 steps each")
+    parser.add_argument("--epochs", type=int, default=settings["epochs"], help="of 75 steps each")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
     parser.add_argument("--threads", type=int, help="of each run; the cores divided by the processes if not given")
     parser.add_argument("--precision", default="32", help="bf16-mixed is faster on a CPU that computes in bf16")
-    return parser.parse_args()
+    return parser.parse_args(namespace=argparse.Namespace(settings=settings))
 
 
 def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple[str, int], Path]:
@@ -104,7 +104,7 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
 
 def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Namespace) -> None:
     given = {"epochs": arguments.epochs, "validate_every": arguments.epochs, "precision": arguments.precision}
-    settings = {**SETTINGS, **given, "seed": seed}
+    settings = {**arguments.settings, **given, "seed": seed}
     if _is_done(run, {**settings, "model": row.model, "options": row.options}):
         return
     flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]

@@ -26,6 +26,7 @@ class PSPNet(SemanticNetwork):
         backbone: The source of the feature maps; the last is used, and the one before it by the auxiliary loss.
         num_classes: K.
         bins: The sides of the grids that the map is pooled to.
+        head_channels: Width of the head; a quarter of the last map's channels if not given.
         dropout: Probability with which the heads' input channels are dropped in training.
         auxiliary_weight: Weight of the auxiliary loss on res4 (the paper's Section 3.3: 0.4); 0 leaves its head out.
     """
@@ -38,13 +39,16 @@ class PSPNet(SemanticNetwork):
         backbone: Backbone,
         num_classes: int,
         bins: tuple[int, ...] = (1, 2, 3, 6),
+        head_channels: int | None = None,
         dropout: float = 0.1,
         auxiliary_weight: float = 0.4,
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         *_, auxiliary_channels, channels = backbone.channels
         self.context = PyramidPooling(channels, bins)
-        self.head = FullyConvolutionalHead(self.context.out_channels, channels // 4, num_classes, dropout=dropout)
+        self.head = FullyConvolutionalHead(
+            self.context.out_channels, head_channels or channels // 4, num_classes, dropout=dropout
+        )
         self.auxiliary_weight = auxiliary_weight
         if auxiliary_weight:
             self.auxiliary_head = FullyConvolutionalHead(
