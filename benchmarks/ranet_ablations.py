@@ -17,7 +17,6 @@ from segweave.data import open_dataset
 from segweave.evaluation.evaluate import evaluate_network
 from segweave.evaluation.inference import Inference
 
-
 SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet", "short_edge": 0, "crop_size": (128, 160), "epochs": 8}
 
 
