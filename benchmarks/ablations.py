@@ -44,8 +44,10 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_arguments(description: str | None, out: str, settings: Mapping[str, Any] = SETTINGS) -> argparse.Namespace:
-    """Seeds, epochs, the folder of the runs, processes and precision, and the other `settings` of all rows."""
+def parse_arguments(
+    description: str | None, out: str, settings: Mapping[str, Any] = SETTINGS, flags: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Seeds, epochs, the folder of the runs, processes, precision, a script's own `flags`, and what all rows share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=settings["epochs"], help="of 75 steps each")
@@ -53,6 +55,8 @@ def parse_arguments(description: str | None, out: str, settings: Mapping[str, An
     parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
     parser.add_argument("--threads", type=int, help="of each run; the cores divided by the processes if not given")
     parser.add_argument("--precision", default="32", help="bf16-mixed is faster on a CPU that computes in bf16")
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args(namespace=argparse.Namespace(settings=settings))
 
 

@@ -8,7 +8,6 @@ not trained again. The paper's figures are for Cityscapes and ResNet-101: Table 
 test.
 """
 
-import sys
 from typing import Any
 
 from ablations import Row, mean_iou, parse_arguments, print_table, train_rows
@@ -46,9 +45,8 @@ TABLE_5 = [
 
 
 def main() -> None:
-    table_5 = "--table5" in sys.argv and not sys.argv.remove("--table5")
-    arguments = parse_arguments(__doc__, "runs/fpt")
-    tables = {"Table 4: transformers": TABLE_4, **({"Table 5: pyramids": TABLE_5} if table_5 else {})}
+    arguments = parse_arguments(__doc__, "runs/fpt", flags=("table5",))
+    tables = {"Table 4: transformers": TABLE_4, **({"Table 5: pyramids": TABLE_5} if arguments.table5 else {})}
     runs = train_rows([row for rows in tables.values() for row in rows], arguments)
     scores = {key: mean_iou(run) for key, run in runs.items()}
     for title, rows in tables.items():

@@ -2,14 +2,15 @@
 
     python benchmarks/fpt_attention.py [--sides 32 48 64 96 128 --figure fpt_attention.png --device cpu --precision 32]
 
-"Everywhere": a map attends to one of half its side (GT; ST has the same cost for as many keys), 256 channels, 2 parts,
-dot product; at side 128 that is 16,384 queries on 4,096 keys. "In a square": a map attends to squares of 5 x 5 of a map
-as large (LGT), 4 parts, distance; the table is the unfolded map. Forward alone, and forward and backward. On a CPU each
-measurement is a process of its own, and memory is the most it ever held beyond what it held before and the result; on
-CUDA it is the allocator's. The plain references are those of `segweave.ops`.
+Queries are the positions of a map of 256 channels; keys and values those of one of half its side (at side 128 16,384
+queries meet 4,096 keys) for ST (2 parts, dot product) and GT (4 parts, distance), and for LGT (4 parts, distance)
+squares of 5 x 5 of a map as large. LGT's "table" is the unfolded map. Forward alone, and forward and backward. On a
+CPU each measurement is a process of its own, and memory is the most it ever held beyond what it held before and the
+result; on CUDA it is the allocator's. The plain references are those of `segweave.ops`.
 """
 
 import argparse
+import functools
 import json
 import resource
 import statistics
@@ -30,11 +31,12 @@ from segweave.ops import (
 )
 
 CHANNELS = 256
+GROUNDING = functools.partial(mixture_of_softmaxes, similarity="euclidean")
+DENSE_GROUNDING = functools.partial(dense_mixture_of_softmaxes, similarity="euclidean")
 METHODS = {
-    ("everywhere", "ours"): mixture_of_softmaxes,
-    ("everywhere", "table"): dense_mixture_of_softmaxes,
-    ("in a square", "ours"): local_mixture_of_softmaxes,
-    ("in a square", "table"): dense_local_mixture_of_softmaxes,
+    "ST": {"parts": 2, "ours": mixture_of_softmaxes, "table": dense_mixture_of_softmaxes},
+    "GT": {"parts": 4, "ours": GROUNDING, "table": DENSE_GROUNDING},
+    "LGT": {"parts": 4, "ours": local_mixture_of_softmaxes, "table": dense_local_mixture_of_softmaxes},
 }
 TYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,11 +48,11 @@ def main() -> None:
         print(json.dumps(_measure(where, method, passes, int(side), arguments)))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.device}, {arguments.precision}\n")
-    print("| queries | attends | passes | table | memory | segweave | memory | times faster | of the memory |")
+    print("| queries | | passes | table | memory | segweave | memory | times faster | of the memory |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     results = []
     for side in arguments.sides:
-        for where in ("everywhere", "in a square"):
+        for where in METHODS:
             for passes in ("forward", "training"):
                 table, ours = (_in_a_process(where, method, passes, side) for method in ("table", "ours"))
                 results.append({"side": side, "where": where, "passes": passes, "table": table, "ours": ours})
@@ -82,7 +84,7 @@ def _run(where: str, method: str, passes: str, inputs: list[Tensor], arguments: 
     """Seconds."""
     start = time.perf_counter()
     with torch.set_grad_enabled(passes == "training"):
-        result = METHODS[where, method](*inputs)
+        result = METHODS[where][method](*inputs)
         if passes == "training":
             torch.autograd.grad(result.sum(), inputs)
     if arguments.device == "cuda":
@@ -92,12 +94,12 @@ def _run(where: str, method: str, passes: str, inputs: list[Tensor], arguments: 
 
 def _inputs(where: str, side: int, arguments: argparse.Namespace) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    if where == "everywhere":
-        shapes = [(1, side**2, CHANNELS), *[(1, (side // 2) ** 2, CHANNELS)] * 2, (1, 2)]
+    if where == "LGT":
+        shapes = [(1, CHANNELS, side, side)] * 3
     else:
-        shapes = [*[(1, CHANNELS, side, side)] * 3, (1, 4)]
-    drawn = [torch.randn(*shape, generator=generator) for shape in shapes[:-1]]
-    drawn.append(torch.full(shapes[-1], 1 / shapes[-1][1]))
+        shapes = [(1, side**2, CHANNELS), *[(1, (side // 2) ** 2, CHANNELS)] * 2]
+    parts = METHODS[where]["parts"]
+    drawn = [*(torch.randn(*shape, generator=generator) for shape in shapes), torch.full((1, parts), 1 / parts)]
     dtype = TYPES[arguments.precision]
     return [x.to(arguments.device, dtype).requires_grad_() for x in drawn]
 
@@ -115,8 +117,8 @@ def _draw(results: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharex=True)
-    for row, where in enumerate(("everywhere", "in a square")):
+    figure, axes = plt.subplots(3, 2, figsize=(9, 9.4), layout="constrained", sharex=True)
+    for row, where in enumerate(METHODS):
         for method, colour in (("table", "#b0522d"), ("ours", "#2563eb")):
             for passes, style in (("training", "-"), ("forward", "--")):
                 shown = [one for one in results if (one["where"], one["passes"]) == (where, passes)]
@@ -132,7 +134,7 @@ def _draw(results: list[dict[str, Any]], path: Path) -> None:
     for axis in axes.flat:
         axis.set(xscale="log")
         axis.grid(alpha=0.3)
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("queries")
     axes[0, 0].legend(fontsize=8)
     figure.savefig(path, dpi=130)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segweave.layers import BatchNorm2d, ConvNormAct, resize_like, resize_to
+from segweave.layers import BatchNorm2d, ConvNormAct, DropBlock2d, resize_like, resize_to
 
 
 def make_norm() -> BatchNorm2d:
@@ -69,6 +69,49 @@ class TestConvNormAct:
 
     def test_batch_norm_has_the_only_bias(self) -> None:
         assert {name for name, _ in ConvNormAct(2, 4).named_parameters()} == {"0.weight", "1.weight", "1.bias"}
+
+
+class TestDropBlock:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    def test_keeps_the_mean_of_maps_that_half_precision_can_not_count(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        dropped = DropBlock2d(5, 0.9)(torch.ones(2, 32, 64, 64, dtype=dtype))
+        assert dropped.dtype == dtype
+        assert dropped.numel() > torch.finfo(torch.float16).max
+        assert dropped.double().mean().item() == pytest.approx(1.0, abs=0.005)
+        assert (dropped == 0).double().mean().item() == pytest.approx(0.1, abs=0.02)
+
+    @pytest.mark.parametrize(
+        ("size", "side"), [((9, 8), 5), ((4, 9), 3), ((9, 4), 3), ((2, 7), 1), ((1, 1), 1)], ids=str
+    )
+    def test_squares_are_as_large_as_the_map_allows(self, size: tuple[int, int], side: int) -> None:
+        torch.manual_seed(0)
+        dropped = DropBlock2d(5, 0.9)(torch.ones(64, 64, *size)) == 0
+        whole = -F.max_pool2d(-F.pad(dropped.float(), [0] * 4), side, stride=1)
+        covered = F.max_pool2d(F.pad(whole, [side - 1] * 4), side, stride=1).bool()
+        assert torch.equal(covered, dropped)
+        assert 0.05 < dropped.float().mean() < 0.15
+
+    def test_gradient_is_that_of_what_is_kept(self) -> None:
+        x = torch.ones(2, 3, 9, 9, requires_grad=True)
+        dropped = DropBlock2d(3, 0.7)(x)
+        dropped.sum().backward()
+        torch.testing.assert_close(x.grad, dropped.detach())
+
+    def test_nothing_happens_in_evaluation(self) -> None:
+        x = torch.randn(2, 3, 9, 9)
+        assert DropBlock2d(3, 0.5).eval()(x) is x
+        assert DropBlock2d(3, 1.0)(x) is x
+
+    @pytest.mark.parametrize("block_size", [-1, 0, 4])
+    def test_refuses_squares_without_a_middle(self, block_size: int) -> None:
+        with pytest.raises(ValueError, match=f"drop_block_size {block_size}: expected an odd number of positions"):
+            DropBlock2d(block_size, 0.9)
+
+    @pytest.mark.parametrize("keep_probability", [0.0, -0.1, 1.1])
+    def test_refuses_what_is_no_probability(self, keep_probability: float) -> None:
+        with pytest.raises(ValueError, match=f"keep_probability {keep_probability}: expected one above 0, and 1"):
+            DropBlock2d(3, keep_probability)
 
 
 class TestResize:

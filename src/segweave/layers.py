@@ -1,5 +1,6 @@
 """The few blocks that more than one paper uses."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,6 +44,45 @@ class ConvNormAct(nn.Sequential):
             BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
+
+
+class DropBlock2d(nn.Module):
+    """Drops squares of a map in training, each channel its own, and scales up what is left.
+
+    Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", NeurIPS 2018. torchvision has it
+    too, but counts the positions that are left in the map's own precision, which float16 can't, and refuses maps with a
+    side of 2 or 4.
+
+    Args:
+        block_size: Side of the squares in positions, odd; on a smaller map the largest odd one that it holds.
+        keep_probability: About the share of positions that is left; 1 drops nothing.
+
+    Raises:
+        ValueError: The side isn't odd, or the probability isn't one.
+    """
+
+    def __init__(self, block_size: int, keep_probability: float) -> None:
+        super().__init__()
+        if block_size < 1 or block_size % 2 == 0:
+            raise ValueError(f"drop_block_size {block_size}: expected an odd number of positions")
+        if not 0 < keep_probability <= 1:
+            raise ValueError(f"keep_probability {keep_probability}: expected one above 0, and 1 at most")
+        self.block_size = block_size
+        self.keep_probability = keep_probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or self.keep_probability == 1:
+            return x
+        height, width = x.shape[-2:]
+        side = min(self.block_size, height, width)
+        side -= 1 - side % 2
+        rows, columns = height - side + 1, width - side + 1  # where the middle of a square may lie
+        middle_probability = (1 - self.keep_probability) * height * width / (side**2 * rows * columns)
+        middles = torch.rand(*x.shape[:2], rows, columns, device=x.device) < middle_probability
+        inside = F.pad(middles.float(), [side // 2] * 4)  # (B, C, H, W)
+        kept = 1 - F.max_pool2d(inside, side, stride=1, padding=side // 2)
+        return x * (kept * (kept.numel() / kept.sum().clamp(min=1))).to(x.dtype)
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:

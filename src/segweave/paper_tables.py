@@ -113,7 +113,8 @@ PAPER_TABLES: dict[str, PaperTable | AddedCostTable] = {
             PaperRow("AGLN", "agln", 61.71, 187.16),
             PaperRow("AGLN-Lite", "agln", 55.74, 135.56, {"lite": True}),
         ),
-        note="The paper names neither image size nor classes; 480x480 and PASCAL Context's 59 classes agree with it.",
+        note="The paper counts convolutions alone. It names neither image size nor classes; 480x480 and the 59 classes "
+        "of PASCAL Context agree with it.",
     ),
     "fpt": PaperTable(
         title="FPT, Table 4",
@@ -132,7 +133,8 @@ PAPER_TABLES: dict[str, PaperTable | AddedCostTable] = {
         ),
         note="They can't agree to the digit: the paper prints neither the image size (ours: 769x769) nor the widths of "
         "the transformers, of the global convolutions and of the head; its UFP is 40 M smaller than ours, whose global "
-        "convolutions take all 2,048 channels.",
+        "convolutions take all 2,048 channels. What ST adds there, 32 G, is near our convolutions alone. Of its matrix "
+        "products, queries with keys count once for each piece of the values; the squares of LGT aren't counted.",
     ),
     "ranet": AddedCostTable(
         title="RANet, Table 3",

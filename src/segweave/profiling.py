@@ -159,15 +159,15 @@ def profile(
         size = (512, 512) if size is None else size
     if min(size) < 32:
         raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
-    # all are made before any is measured: what can't be made is known at once
-    networks = [
+    networks = (
         create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
         for name, model_options in wanted
-    ]
+    )
     if table is not None:
-        profiles = [_profile_without_running(one, size, batch) for one in networks]
+        profiles = [_profile_without_running(one, size, batch) for one in networks]  # one after the other is made
     else:
-        profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in networks]
+        # all are made before any is measured: what can't be made is known at once
+        profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in list(networks)]
     if json:
         print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
     elif table is not None:
@@ -360,7 +360,7 @@ def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[P
         )
     console.print(table)
     console.print(
-        f"\nMultiply-adds of convolutions, as the paper counts; those of matrix products beside. {paper.note}",
+        f"\nMultiply-adds of convolutions, and those of matrix products beside. {paper.note}",
         style="dim",
         highlight=False,
     )

@@ -156,10 +156,12 @@ VARIANTS = {
     "ufp, atrous pyramid": ufp_variant(pyramid="aspp", output_stride=16),
     "fpt": fpt_variant(),
     "fpt, grounding everywhere": fpt_variant(grounding="global", distance_scaling="none"),
-    "fpt, self-transformer alone": fpt_variant(grounding="none", rendering=False, self_similarity="euclidean"),
+    "fpt, self-transformer alone": fpt_variant(
+        grounding="none", rendering=False, self_similarity="euclidean", output_stride=16
+    ),
     "fpt, rendering alone": fpt_variant(grounding="none", self_transformer=False, keep_probability=1.0),
     "fpt, plain softmax": fpt_variant(normaliser="softmax", grounding_similarity="dot", pyramid="aspp"),
-    "fpt on pyramid pooling": fpt_variant(pyramid="ppm", grounding_parts=2, square_size=3),
+    "fpt on pyramid pooling": fpt_variant(pyramid="ppm", grounding_parts=2, square_size=3, output_stride=32),
     "pan, no decoder": pan_variant("attention", global_attention_upsample=False, output_stride=32),
 }
 

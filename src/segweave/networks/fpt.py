@@ -8,8 +8,9 @@ Zhang, Zhang, Tang, Wang, Hua, Sun, "Feature Pyramid Transformer", ECCV 2020. Eq
 - w_n of Eq. 2 sees the mean of whole keys, not of their n-th part; its softmax runs over the parts.
 - The dot product is scaled by the root of a part's channels, which isn't printed. The squared distance is divided by it
   too (`distance_scaling`), without which softmaxes over random weights look at one position alone (docs/results.md).
-- The weight w of Eq. 6 is the mean of K through a 1x1 convolution, batch norm and ReLU, one number for each channel of
-  Q. The stride of F_sconv is the ratio of the sizes of K and Q, rounded up; a map that then differs is resized.
+- The weight w of Eq. 6 is printed as the mean of K. Here that passes a 1x1 convolution, batch norm and ReLU, as in the
+  gates that the paper cites, and becomes a number for each channel of Q, whatever the channels of K.
+- The stride of F_sconv is the ratio of the sizes of K and Q, rounded up; a map that then differs is resized.
 - A level's maps are concatenated and pass a 3x3 convolution with batch norm and ReLU, then DropBlock.
 - For pixels the four transformed levels are concatenated; a 3x3 convolution of 512 channels and a 1x1 one follow.
 """
@@ -21,14 +22,19 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import DropBlock2d
 
 from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
+from segweave.layers import ConvNormAct, DropBlock2d, resize_like
 from segweave.networks.semantic import SemanticNetwork, position_of
 from segweave.networks.ufp import PyramidHead, PyramidName, make_pyramid
 from segweave.ops.local_mixture_of_softmaxes import local_mixture_of_softmaxes, local_mixture_weights_at
-from segweave.ops.mixture_of_softmaxes import Similarity, mixture_of_softmaxes, mixture_weights_from
+from segweave.ops.mixture_of_softmaxes import (
+    Similarity,
+    check_parts,
+    default_scale,
+    mixture_of_softmaxes,
+    mixture_weights_from,
+)
 
 # Shapes: B images, C channels of a pyramid's map, D of a transformed one, P parts, N = H W positions of a fine map
 # (X^f), M = h w of a coarse one (X^c), K classes
@@ -159,8 +165,7 @@ class FeaturePyramidTransformer(nn.Module):
         keep_probability: float = 0.9,
     ) -> None:
         super().__init__()
-        if not 0 < keep_probability <= 1:
-            raise ValueError(f"keep_probability {keep_probability}: expected one above 0, and 1 at most")
+        check_known("grounding", grounding, ("local", "global", "none"))
 
         def attend(channels_in: int) -> SelfTransformer:
             return SelfTransformer(
@@ -199,7 +204,7 @@ class FeaturePyramidTransformer(nn.Module):
                     rendering=[RenderingTransformer(own, fine, channels) for fine in finer],
                 )
             )
-        self.drop_block = DropBlock2d(1 - keep_probability, drop_block_size)
+        self.drop_block = DropBlock2d(drop_block_size, keep_probability)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, H, W), from fine to coarse, to as many maps (B, D, H, W) of the same sizes.
@@ -323,16 +328,18 @@ class NonLocalInteraction(nn.Module):
         distance_scaling: Scaling = "square_root",
     ) -> None:
         super().__init__()
+        check_known("normaliser", normaliser, ("mixture", "softmax"))
+        check_known("distance_scaling", distance_scaling, ("square_root", "none"))
         parts = 1 if normaliser == "softmax" else parts
-        if parts < 1 or channels % parts:
-            raise ValueError(f"{channels} channels in {parts} parts: expected a multiple of the parts")
+        check_parts(channels, parts)
+        default_scale(similarity, channels // parts)  # refuses what isn't known
         self.query = nn.Conv2d(query_channels, channels, kernel_size=1)
         self.key = nn.Conv2d(key_channels, channels, kernel_size=1)
         self.value = nn.Conv2d(key_channels, channels, kernel_size=1)
         self.mixture = nn.Linear(channels, parts, bias=False) if parts > 1 else None
         self.similarity: Similarity = similarity
         printed = similarity == "euclidean" and distance_scaling == "none"
-        self.scale = 1.0 if printed else (channels // parts) ** -0.5
+        self.scale = default_scale("euclidean" if printed else "dot", channels // parts)
 
     def interact(self, query_map: Tensor, key_map: Tensor) -> Tensor:
         """Everywhere: (B, C, H, W), (B, C, h, w) -> (B, D, H, W)."""
@@ -530,6 +537,16 @@ class RenderingTransformer(nn.Module):
     def gate(self, fine: Tensor) -> Tensor:
         """w: (B, C, H, W) -> (B, C, 1, 1)."""
         return self.weigh(fine.mean(dim=(2, 3), keepdim=True))
+
+
+def check_known(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuses a value that is none of those known.
+
+    Raises:
+        ValueError: Names them.
+    """
+    if value not in known:
+        raise ValueError(f"{name} {value!r}: expected one of {', '.join(known)}")
 
 
 def _positions(x: Tensor) -> Tensor:

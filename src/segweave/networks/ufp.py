@@ -116,5 +116,7 @@ def make_pyramid(
         return UnscathedFeaturePyramid(in_channels, channels)
     if name == "ppm":
         return PooledPyramid(in_channels, channels)
+    if name != "aspp":
+        raise ValueError(f"pyramid {name!r}: expected one of ufp, ppm, aspp")
     first, second, third = (rate * 8 // backbone.output_stride for rate in (12, 24, 36))
     return AtrousPyramid(in_channels, channels, (first, second, third))

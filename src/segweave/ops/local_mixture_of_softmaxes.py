@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segweave.ops.mixture_of_softmaxes import Similarity, default_scale
+from segweave.ops.mixture_of_softmaxes import Similarity, check_parts, default_scale
 
 # Shapes: B images, C channels of queries and keys, D of values, P parts, H x W positions of the queries, h x w of keys
 # and values, S positions of a square
@@ -76,6 +76,7 @@ def dense_local_mixture_of_softmaxes(
     return (weights[:, None] * _unfolded(value, query, square_size)).sum(dim=2)
 
 
+@torch.no_grad()
 def local_mixture_weights_at(
     query: Tensor,
     key: Tensor,
@@ -133,45 +134,55 @@ class _LocalMixture(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mixture, softmaxes = ctx.saved_tensors
         square = _Square(query.shape[2:], key.shape[2:], ctx.square_size)
-        gradient = _precise(gradient)
-        values = square.padded(value)
-        of_values = torch.zeros_like(values)
-        scratch = torch.empty_like(gradient)
-        of_mixed = torch.empty_like(softmaxes[:, 0])  # (B, S, H, W)
-        weights = _mixed(softmaxes, mixture)
-        for number, place in enumerate(square.places()):
-            torch.mul(gradient, square.seen(values, place), out=scratch)
-            of_mixed[:, number] = scratch.sum(dim=1)
-            square.add(of_values, place, weights[:, number, None], gradient)
-        of_mixed = of_mixed[:, None]
-        of_mixture = (softmaxes * of_mixed).sum(dim=(2, 3, 4))
-        of_softmaxes = _by_part(mixture, softmaxes) * of_mixed
+        of_values, of_weights = _value_gradients(_precise(gradient), value, _mixed(softmaxes, mixture), square)
+        of_weights = of_weights[:, None]  # (B, 1, S, H, W)
+        of_mixture = (softmaxes * of_weights).sum(dim=(2, 3, 4))
+        of_softmaxes = _by_part(mixture, softmaxes) * of_weights
         mean = (softmaxes * of_softmaxes).sum(dim=2, keepdim=True)
         of_similarities = ctx.scale * softmaxes * (of_softmaxes - mean)  # (B, P, S, H, W)
-
-        queries, keys = _precise(query), square.padded(key)
-        of_queries, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
-        part_channels = query.shape[1] // mixture.shape[1]
-        scratch = torch.empty_like(queries)
-        for number, place in enumerate(square.places()):
-            factor = of_similarities[:, :, number].repeat_interleave(part_channels, dim=1)  # (B, C, H, W)
-            seen = square.seen(keys, place)
-            if ctx.similarity == "dot":
-                of_queries.addcmul_(factor, seen)
-                square.add(of_keys, place, factor, queries)
-            else:
-                torch.sub(queries, seen, out=scratch)
-                of_queries.addcmul_(factor, scratch, value=-2)
-                square.add(of_keys, place, factor.mul_(2), scratch)
+        of_queries, of_keys = _key_gradients(of_similarities, query, key, ctx.similarity, square)
         return (
             of_queries.to(query.dtype),
-            square.unpadded(of_keys).to(key.dtype),
-            square.unpadded(of_values).to(value.dtype),
+            of_keys.to(key.dtype),
+            of_values.to(value.dtype),
             of_mixture.to(mixture.dtype),
             None,
             None,
             None,
         )
+
+
+def _value_gradients(gradient: Tensor, value: Tensor, weights: Tensor, square: "_Square") -> tuple[Tensor, Tensor]:
+    """Of the values (B, D, h, w) and of the weights (B, S, H, W), from that of the result (B, D, H, W)."""
+    values = square.padded(value)
+    of_values, of_weights = torch.zeros_like(values), torch.empty_like(weights)
+    scratch = torch.empty_like(gradient)
+    for number, place in enumerate(square.places()):
+        torch.mul(gradient, square.seen(values, place), out=scratch)
+        of_weights[:, number] = scratch.sum(dim=1)
+        square.add(of_values, place, weights[:, number, None], gradient)
+    return square.unpadded(of_values), of_weights
+
+
+def _key_gradients(
+    of_similarities: Tensor, query: Tensor, key: Tensor, similarity: Similarity, square: "_Square"
+) -> tuple[Tensor, Tensor]:
+    """Of the queries (B, C, H, W) and of the keys (B, C, h, w), from that of the similarities (B, P, S, H, W)."""
+    queries, keys = _precise(query), square.padded(key)
+    of_queries, of_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+    part_channels = query.shape[1] // of_similarities.shape[1]
+    scratch = torch.empty_like(queries)
+    for number, place in enumerate(square.places()):
+        factor = of_similarities[:, :, number].repeat_interleave(part_channels, dim=1)  # (B, C, H, W)
+        seen = square.seen(keys, place)
+        if similarity == "dot":
+            of_queries.addcmul_(factor, seen)
+            square.add(of_keys, place, factor, queries)
+        else:
+            torch.sub(queries, seen, out=scratch)
+            of_queries.addcmul_(factor, scratch, value=-2)
+            square.add(of_keys, place, factor.mul_(2), scratch)
+    return of_queries, square.unpadded(of_keys)
 
 
 class _Square:
@@ -188,6 +199,7 @@ class _Square:
         self.size = size
         self.square_size = square_size
         self.radius = square_size // 2
+        self._first: Tensor | None = None
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Of the square's S positions: how far down and to the right of its first they lie."""
@@ -212,7 +224,7 @@ class _Square:
         if self.size == self.query_size:
             padded[self._window(place)].addcmul_(factor, x)
         else:  # several queries may see one position
-            padded.flatten(2).index_add_(2, self._numbers(place, padded), (factor * x).flatten(2))
+            padded.view(*padded.shape[:2], -1).index_add_(2, self._numbers(place, padded), (factor * x).flatten(2))
 
     def centre(self, row: int, column: int) -> tuple[int, int]:
         """The position of the other map that the middle of a query's position lies in."""
@@ -226,9 +238,11 @@ class _Square:
     def _numbers(self, place: tuple[int, int], padded: Tensor) -> Tensor:
         """Of the padded map's positions that the queries see: (H W,)."""
         (down, right), (height, width) = place, self.query_size
-        rows = torch.tensor([self.centre(row, 0)[0] + down for row in range(height)], device=padded.device)
-        columns = torch.tensor([self.centre(0, column)[1] + right for column in range(width)], device=padded.device)
-        return (rows[:, None] * padded.shape[3] + columns).flatten()
+        if self._first is None:  # of the square's first place
+            rows = torch.tensor([self.centre(row, 0)[0] for row in range(height)], device=padded.device)
+            columns = torch.tensor([self.centre(0, column)[1] for column in range(width)], device=padded.device)
+            self._first = (rows[:, None] * padded.shape[3] + columns).flatten()
+        return self._first + (down * padded.shape[3] + right)
 
 
 def _softmaxes(
@@ -280,15 +294,19 @@ def _checked_scale(
     scale: float | None,
 ) -> float:
     """The scale, once the arguments are known to go together."""
-    batch, parts = mixture.shape
-    channels = query.shape[1]
-    if key.shape[:2] != (batch, channels) or len(query) != batch or value[:, :1].shape != key[:, :1].shape:
+    dimensions = tuple(x.ndim for x in (query, key, value, mixture))
+    if (
+        dimensions != (4, 4, 4, 2)
+        or key.shape[:2] != query.shape[:2]
+        or value[:, :1].shape != key[:, :1].shape
+        or len(mixture) != len(query)
+    ):
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value, mixture))
         raise ValueError(
             f"query, key, value, mixture of {shapes}: expected (B, C, H, W), (B, C, h, w), (B, D, h, w), (B, P)"
         )
-    if channels % parts:
-        raise ValueError(f"{channels} channels in {parts} parts: expected a multiple of the parts")
+    channels, parts = query.shape[1], mixture.shape[1]
+    check_parts(channels, parts)
     if square_size < 1 or square_size % 2 == 0:
         raise ValueError(f"square_size {square_size}: expected an odd number of positions")
     default = default_scale(similarity, channels // parts)

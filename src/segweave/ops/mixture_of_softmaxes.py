@@ -1,8 +1,9 @@
 """FPT's attention between all positions of two maps (Eq. 2 to 5): several softmaxes, mixed, weight one set of values.
 
-Nothing makes a table of all pairs, neither forward nor backward: a mixture of softmaxes over N parts of the channels is
-attention with N heads that share their values, each head's output weighted, and fused attention computes that block by
-block. The plain reference, with its tables, is `dense_mixture_of_softmaxes`.
+No table of all pairs is made, neither forward nor backward, wherever torch has fused attention: a mixture of softmaxes
+over N parts of the channels is attention with N heads that share their values, each head's output weighted, and fused
+attention computes that block by block. (torch has it for half and single precision on CPUs and on CUDA, for double on
+CPUs alone.) The plain reference, with its tables, is `dense_mixture_of_softmaxes`.
 """
 
 from typing import Literal
@@ -41,7 +42,7 @@ def mixture_of_softmaxes(
             printed, for the distance.
 
     Returns:
-        (B, N, D), of the values' type.
+        (B, N, D), of the values' type. It has no second derivative.
 
     Raises:
         ValueError: The shapes don't go together, or the similarity is unknown.
@@ -75,14 +76,7 @@ def dense_mixture_of_softmaxes(
 ) -> Tensor:
     """The plain reference of `mixture_of_softmaxes`, with tables of all pairs: the same arguments, the same result."""
     parts = _checked_parts(query, key, value, mixture, similarity)
-    if scale is None:
-        scale = default_scale(similarity, query.shape[2] // parts)
-    query, key = _parts(query, parts), _parts(key, parts)
-    logits = query @ key.mT  # (B, P, N, M)
-    if similarity == "euclidean":
-        logits = 2 * logits - query.square().sum(dim=3)[..., None] - key.square().sum(dim=3)[:, :, None]
-    weights = (mixture[:, :, None, None] * (scale * logits).softmax(dim=3)).sum(dim=1)  # (B, N, M)
-    return weights @ value
+    return _dense_weights(query, key, mixture, parts, similarity, scale) @ value
 
 
 def mixture_weights_from(
@@ -92,8 +86,8 @@ def mixture_weights_from(
 
     A table of these queries alone, for pictures; see `mixture_of_softmaxes` for the arguments.
     """
-    identity = torch.eye(key.shape[1], dtype=key.dtype, device=key.device).expand(len(key), -1, -1)
-    return dense_mixture_of_softmaxes(query, key, identity, mixture, similarity=similarity, scale=scale)
+    parts = _checked_parts(query, key, key, mixture, similarity)
+    return _dense_weights(query, key, mixture, parts, similarity, scale)
 
 
 def default_scale(similarity: Similarity, part_channels: int) -> float:
@@ -115,14 +109,15 @@ def distances_as_dot_products(query: Tensor, key: Tensor) -> tuple[Tensor, Tenso
 
     -|q - k|^2 / 2 = q . k - |k|^2 / 2 - |q|^2 / 2, so that the keys get channels for -|k|^2 / 2, and the queries ones.
     Distances don't change where both are moved, so the mean key becomes the origin: its length would drown the
-    distances. And -|k|^2 / 2 is written as three numbers of 8 bits each, which half precision doesn't round.
+    distances. And -|k|^2 / 2 is written as three numbers of 8 bits each, which half precision doesn't round, divided by
+    256 (and the ones multiplied), so that float16 has room for them.
 
     Args:
         query: (B, P, N, W).
         key: (B, P, M, W).
 
     Returns:
-        (B, P, N, W + 3), (B, P, M, W + 3).
+        (B, P, N, W + 3), (B, P, M, W + 3), and channels of 0 up to a multiple of `ALIGNMENT`.
     """
     centre = key.mean(dim=2, keepdim=True).detach()
     query, key = query - centre, key - centre
@@ -133,21 +128,53 @@ def distances_as_dot_products(query: Tensor, key: Tensor) -> tuple[Tensor, Tenso
         channels.append(rest.detach().bfloat16().to(rest.dtype))
         rest = rest - channels[-1]  # has the gradient
     channels.append(rest)
-    ones = query.new_ones(*query.shape[:3], len(channels))
-    return torch.cat([query, ones], dim=3), torch.cat([key, *(channel.to(key.dtype) for channel in channels)], dim=3)
+    factor = 256.0  # a power of two rounds nothing
+    zeros = -(query.shape[3] + len(channels)) % ALIGNMENT
+    of_queries = [query.new_full((*query.shape[:3], len(channels)), factor), query.new_zeros(*query.shape[:3], zeros)]
+    of_keys = [*((one / factor).to(key.dtype) for one in channels), key.new_zeros(*key.shape[:3], zeros)]
+    return torch.cat([query, *of_queries], dim=3), torch.cat([key, *of_keys], dim=3)
 
 
 def _checked_parts(query: Tensor, key: Tensor, value: Tensor, mixture: Tensor, similarity: Similarity) -> int:
     """P, once the shapes are known to go together."""
-    batch, parts = mixture.shape
-    channels = query.shape[2]
-    if key.shape != (batch, key.shape[1], channels) or len(query) != batch or value.shape[:2] != key.shape[:2]:
+    dimensions = tuple(x.ndim for x in (query, key, value, mixture))
+    if (
+        dimensions != (3, 3, 3, 2)
+        or key.shape[::2] != query.shape[::2]
+        or value.shape[:2] != key.shape[:2]
+        or len(mixture) != len(query)
+    ):
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value, mixture))
         raise ValueError(f"query, key, value, mixture of {shapes}: expected (B, N, C), (B, M, C), (B, M, D), (B, P)")
-    if channels % parts:
+    check_parts(query.shape[2], mixture.shape[1])
+    default_scale(similarity, query.shape[2])
+    return mixture.shape[1]
+
+
+def check_parts(channels: int, parts: int) -> None:
+    """Refuses numbers of channels that can't be divided into parts.
+
+    Raises:
+        ValueError: They can't.
+    """
+    if parts < 1 or channels % parts:
         raise ValueError(f"{channels} channels in {parts} parts: expected a multiple of the parts")
-    default_scale(similarity, channels)
-    return parts
+
+
+def _dense_weights(
+    query: Tensor, key: Tensor, mixture: Tensor, parts: int, similarity: Similarity, scale: float | None
+) -> Tensor:
+    """The table: (B, N, C), (B, M, C), (B, P) -> (B, N, M)."""
+    if scale is None:
+        scale = default_scale(similarity, query.shape[2] // parts)
+    if similarity == "euclidean":  # the same distances, but of short vectors
+        centre = key.mean(dim=1, keepdim=True).detach()
+        query, key = query - centre, key - centre
+    query, key = _parts(query, parts), _parts(key, parts)
+    logits = query @ key.mT  # (B, P, N, M)
+    if similarity == "euclidean":
+        logits = 2 * logits - query.square().sum(dim=3)[..., None] - key.square().sum(dim=3)[:, :, None]
+    return (mixture[:, :, None, None] * (scale * logits).softmax(dim=3)).sum(dim=1)
 
 
 def _parts(x: Tensor, parts: int) -> Tensor:
