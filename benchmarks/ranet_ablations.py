@@ -1,6 +1,8 @@
-"""RANet's Tables 1 and 4 and Section 5.1 on `shapes`: every row over several seeds, mean and spread beside the paper's.
+"""RANet's Tables 1 and 4 on `shapes`: every row over several seeds, mean and spread beside the paper's.
 
     python benchmarks/ranet_ablations.py [--seeds 0 1 2 --out runs/ranet --processes 2 --precision bf16-mixed]
+
+`--section5` adds the rows of Section 5.1.
 
 All rows have the same backbone, 600 steps, batches and seeds, and heads of 128 channels, for a CPU; PSPNet and OCNet
 keep their auxiliary loss on res4. The backbone is timm's smallest ResNet, of one block a stage: a dilated ResNet-18
@@ -43,13 +45,14 @@ SECTION_5 = [
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, "runs/ranet", SMALL_BACKBONE)
-    runs = train_rows([*TABLE_1, *SECTION_5], arguments)
+    arguments = parse_arguments(__doc__, "runs/ranet", SMALL_BACKBONE, flags=("section5",))
+    runs = train_rows([*TABLE_1, *(SECTION_5 if arguments.section5 else [])], arguments)
     scores = {key: mean_iou(run) for key, run in runs.items()}
     scores |= {(COARSE.name, seed): _coarse_mean_iou(runs[BOTH.name, seed]) for seed in arguments.seeds}
     print_table("Table 1: context", TABLE_1, scores, arguments.seeds)
     print_table("Table 4: coarse and fine segmentation", [COARSE, BOTH], scores, arguments.seeds)
-    print_table("Section 5.1: exchange", SECTION_5, scores, arguments.seeds)
+    if arguments.section5:
+        print_table("Section 5.1: exchange", SECTION_5, scores, arguments.seeds)
 
 
 def _coarse_mean_iou(run: Path) -> float:
