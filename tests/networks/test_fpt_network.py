@@ -90,6 +90,12 @@ class TestFeaturePyramidTransformer:
             ({"self_parts": 3}, "8 channels in 3 parts: expected a multiple of the parts"),
             ({"grounding_parts": 5}, "8 channels in 5 parts: expected a multiple of the parts"),
             ({"grounding": "local", "square_size": 2}, "square_size 2: expected an odd number of positions"),
+            ({"drop_block_size": 4}, "drop_block_size 4: expected an odd number of positions"),
+            ({"grounding": "nowhere"}, "grounding 'nowhere': expected one of local, global, none"),
+            ({"normaliser": "sigmoid"}, "normaliser 'sigmoid': expected one of mixture, softmax"),
+            ({"distance_scaling": "half"}, "distance_scaling 'half': expected one of square_root, none"),
+            ({"self_similarity": "cosine"}, "similarity 'cosine': expected one of dot, euclidean"),
+            ({"grounding_similarity": "cosine"}, "similarity 'cosine': expected one of dot, euclidean"),
         ],
         ids=str,
     )
@@ -311,6 +317,7 @@ class TestFPT:
         [
             ({"self_parts": 3}, "8 channels in 3 parts"),
             ({"square_size": 4}, "square_size 4: expected an odd number"),
+            ({"drop_block_size": 2}, "drop_block_size 2: expected an odd number"),
             ({"keep_probability": 0.0}, "keep_probability 0.0: expected one above 0"),
             ({"grounding": "nowhere"}, "grounding"),
             ({"normaliser": "sigmoid"}, "normaliser"),

@@ -12,7 +12,7 @@ from segweave.errors import InputError
 from segweave.models import create_model
 from segweave.networks.ocnet import ObjectContextPooling
 from segweave.networks.pyramids import AtrousPyramid, GlobalConvolution, PooledPyramid, UnscathedFeaturePyramid
-from segweave.networks.ufp import UFP
+from segweave.networks.ufp import UFP, make_pyramid
 from tests.networks import test_baselines as baselines
 from tests.networks.test_ocnet import naive_context, naive_weights
 from tests.networks.transcription import (
@@ -156,6 +156,10 @@ class TestPyramids:
         network = make_ufp(pyramid="aspp", output_stride=output_stride).eval()
         x = some_map(1, network.backbone.channels[-1], (40, 38))
         torch.testing.assert_close(network.pyramid(x), naive_pyramid("aspp", network.pyramid, x, rates))
+
+    def test_pyramids_that_there_are_not(self) -> None:
+        with pytest.raises(ValueError, match="pyramid 'fpn': expected one of ufp, ppm, aspp"):
+            make_pyramid("fpn", make_ufp().backbone, 5)
 
 
 class TestUFP:

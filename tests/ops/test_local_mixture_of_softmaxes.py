@@ -297,7 +297,11 @@ class TestErrors:
             ((MAPS[0], (1, 4, 3, 5), (1, 7, 3, 5), (2, 2)), "query, key, value, mixture of"),
             (((1, 4, 3, 5), *MAPS[1:], (2, 2)), "query, key, value, mixture of"),
             ((*MAPS, (1, 2)), "query, key, value, mixture of"),
+            (((4, 3, 5), *MAPS[1:], (2, 2)), r"query, key, value, mixture of \(4, 3, 5\)"),
+            ((MAPS[0], (2, 4, 15), (2, 7, 15), (2, 2)), "query, key, value, mixture of"),
+            ((*MAPS, (2,)), r"\(2,\): expected \(B, C, H, W\)"),
             ((*MAPS, (2, 3)), "4 channels in 3 parts: expected a multiple of the parts"),
+            ((*MAPS, (2, 0)), "4 channels in 0 parts: expected a multiple of the parts"),
         ],
     )
     def test_shapes_that_do_not_go_together(

@@ -133,6 +133,12 @@ class TestMixtureOfSoftmaxes:
         attend = mixture_of_softmaxes
         assert torch.autograd.gradcheck(lambda *x: attend(*x, similarity=similarity), inputs, nondet_tol=1e-12)
 
+    def test_there_is_no_second_derivative(self) -> None:
+        inputs = some_inputs()
+        (gradient,) = torch.autograd.grad(mixture_of_softmaxes(*inputs).square().sum(), inputs[0], create_graph=True)
+        with pytest.raises(RuntimeError, match="not implemented"):
+            gradient.sum().backward()
+
     @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
     def test_layouts(self, similarity: Any) -> None:
         """Channels may come first in memory, as in a map; keys and values may be one image's, repeated."""
@@ -318,7 +324,12 @@ class TestErrors:
             ([(2, 3, 4), (2, 5, 4), (1, 5, 7), (2, 1)], r"query, key, value, mixture of"),
             ([(1, 3, 4), (2, 5, 4), (2, 5, 7), (2, 1)], r"query, key, value, mixture of"),
             ([(2, 3, 4), (2, 5, 4), (2, 5, 7), (1, 1)], r"query, key, value, mixture of"),
+            ([(3, 4), (2, 5, 4), (2, 5, 7), (2, 1)], r"query, key, value, mixture of \(3, 4\)"),
+            ([(2, 3, 4), (5, 4), (2, 5, 7), (2, 1)], r"query, key, value, mixture of"),
+            ([(2, 3, 4), (2, 5, 4), (2, 5), (2, 1)], r"query, key, value, mixture of"),
+            ([(2, 3, 4), (2, 5, 4), (2, 5, 7), (2,)], r"\(2,\): expected \(B, N, C\)"),
             ([(2, 3, 4), (2, 5, 4), (2, 5, 7), (2, 3)], "4 channels in 3 parts: expected a multiple of the parts"),
+            ([(2, 3, 4), (2, 5, 4), (2, 5, 7), (2, 0)], "4 channels in 0 parts: expected a multiple of the parts"),
         ],
     )
     def test_shapes_that_do_not_go_together(
@@ -326,6 +337,10 @@ class TestErrors:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             attend(*(torch.randn(shape) for shape in shapes))
+        query, key, value, mixture = (torch.randn(shape) for shape in shapes)
+        if value.shape[:2] == key.shape[:2] and value.ndim == 3:  # the weights are of queries and keys alone
+            with pytest.raises(ValueError, match="expected"):
+                mixture_weights_from(query, key, mixture, similarity="dot")
 
     @pytest.mark.parametrize("attend", BOTH)
     @pytest.mark.parametrize("scale", [None, 1.0])
