@@ -16,9 +16,8 @@ Zhang, Zhang, Tang, Wang, Hua, Sun, "Feature Pyramid Transformer", ECCV 2020. Eq
 - For pixels the four transformed levels are concatenated; a 3x3 convolution of 512 channels and a 1x1 one follow.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Sequence
+from typing import ClassVar, Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +144,9 @@ class FeaturePyramidTransformer(nn.Module):
         square_size: Positions along a side of LGT's square.
         drop_block_size: Side of the squares that DropBlock drops in training; 3 for pixels, 5 for objects.
         keep_probability: Of a position in training; 1 leaves DropBlock out.
+
+    Raises:
+        ValueError: The parts don't divide D, a side isn't odd, or a name is unknown.
     """
 
     def __init__(
@@ -168,29 +170,15 @@ class FeaturePyramidTransformer(nn.Module):
         super().__init__()
         check_known("grounding", grounding, ("local", "global", "none"))
 
-        def attend(channels_in: int) -> SelfTransformer:
-            return SelfTransformer(
-                channels_in,
-                channels,
-                parts=self_parts,
-                similarity=self_similarity,
-                normaliser=normaliser,
-                distance_scaling=distance_scaling,
-            )
+        to_self: Weighing = {"parts": self_parts, "similarity": self_similarity}
+        to_coarse: Weighing = {"parts": grounding_parts, "similarity": grounding_similarity}
+        for weighing in (to_self, to_coarse):
+            weighing.update({"normaliser": normaliser, "distance_scaling": distance_scaling})
 
-        def ground(fine_channels: int, coarse_channels: int) -> GroundingTransformer:
-            transformer: Callable[..., GroundingTransformer] = GroundingTransformer
+        def ground(fine: int, coarse: int) -> GroundingTransformer:
             if grounding == "local":
-                transformer = functools.partial(LocalGroundingTransformer, square_size=square_size)
-            return transformer(
-                fine_channels,
-                coarse_channels,
-                channels,
-                parts=grounding_parts,
-                similarity=grounding_similarity,
-                normaliser=normaliser,
-                distance_scaling=distance_scaling,
-            )
+                return LocalGroundingTransformer(fine, coarse, channels, square_size=square_size, **to_coarse)
+            return GroundingTransformer(fine, coarse, channels, **to_coarse)
 
         self.levels = nn.ModuleList()
         for number, own in enumerate(in_channels):
@@ -200,7 +188,7 @@ class FeaturePyramidTransformer(nn.Module):
                 TransformedLevel(
                     own,
                     channels,
-                    self_transformer=attend(own) if self_transformer else None,
+                    self_transformer=SelfTransformer(own, channels, **to_self) if self_transformer else None,
                     grounding=[ground(own, coarse) for coarse in coarser],
                     rendering=[RenderingTransformer(own, fine, channels) for fine in finer],
                 )
@@ -304,6 +292,15 @@ class TransformedLevel(nn.Module):
         return attention
 
 
+class Weighing(TypedDict, total=False):
+    """What `NonLocalInteraction` may be told about how values are weighed."""
+
+    parts: int
+    similarity: Similarity
+    normaliser: Normaliser
+    distance_scaling: Scaling
+
+
 class NonLocalInteraction(nn.Module):
     """Queries of one map, keys and values of another, and how they are weighed (Section 3.1, Eq. 1 to 3, 5).
 
@@ -315,6 +312,9 @@ class NonLocalInteraction(nn.Module):
         similarity: F_sim: the dot product, or the negative squared distance (Eq. 4).
         normaliser: F_nom: a mixture of softmaxes over the parts (Eq. 2), or one softmax ("softmax") over whole vectors.
         distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing.
+
+    Raises:
+        ValueError: The parts don't divide D, or a name is unknown.
     """
 
     def __init__(
@@ -323,8 +323,8 @@ class NonLocalInteraction(nn.Module):
         key_channels: int,
         channels: int,
         *,
-        parts: int,
-        similarity: Similarity,
+        parts: int = 4,
+        similarity: Similarity = "euclidean",
         normaliser: Normaliser = "mixture",
         distance_scaling: Scaling = "square_root",
     ) -> None:
@@ -368,31 +368,13 @@ class SelfTransformer(NonLocalInteraction):
     Args:
         in_channels: C.
         channels: D.
-        parts: N of Eq. 2.
-        similarity: F_sim.
-        normaliser: F_nom.
-        distance_scaling: What squared distances are divided by.
+        weighing: As in `NonLocalInteraction`, but 2 parts and the dot product if nothing else is said.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        parts: int = 2,
-        similarity: Similarity = "dot",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            in_channels,
-            channels,
-            parts=parts,
-            similarity=similarity,
-            normaliser=normaliser,
-            distance_scaling=distance_scaling,
-        )
+    def __init__(self, in_channels: int, channels: int, **weighing: Unpack[Weighing]) -> None:
+        chosen: Weighing = {"parts": 2, "similarity": "dot"}
+        chosen.update(weighing)
+        super().__init__(in_channels, in_channels, channels, **chosen)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D, H, W)."""
@@ -406,36 +388,9 @@ class SelfTransformer(NonLocalInteraction):
 class GroundingTransformer(NonLocalInteraction):
     """GT: a fine map's pixels attend to a coarse map's concepts, by distance (Section 3.3, Eq. 5).
 
-    Args:
-        fine_channels: C of the fine map X^f.
-        coarse_channels: C of the coarse map X^c.
-        channels: D.
-        parts: N of Eq. 2.
-        similarity: F_sim.
-        normaliser: F_nom.
-        distance_scaling: What squared distances are divided by.
+    Its arguments are those of `NonLocalInteraction`: C of the fine map X^f, of the queries, C of the coarse map X^c, of
+    keys and values, and D; 4 parts and the distance if nothing else is said.
     """
-
-    def __init__(
-        self,
-        fine_channels: int,
-        coarse_channels: int,
-        channels: int,
-        *,
-        parts: int = 4,
-        similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
-    ) -> None:
-        super().__init__(
-            fine_channels,
-            coarse_channels,
-            channels,
-            parts=parts,
-            similarity=similarity,
-            normaliser=normaliser,
-            distance_scaling=distance_scaling,
-        )
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, h, w) -> (B, D, H, W)."""
@@ -453,11 +408,11 @@ class LocalGroundingTransformer(GroundingTransformer):
         fine_channels: C of the fine map X^f.
         coarse_channels: C of the coarse map X^c.
         channels: D.
-        parts: N of Eq. 2.
-        similarity: F_sim.
-        normaliser: F_nom.
-        distance_scaling: What squared distances are divided by.
         square_size: Positions of the coarse map along a side of the square, odd.
+        weighing: As in a `GroundingTransformer`.
+
+    Raises:
+        ValueError: The side isn't odd, or as there.
     """
 
     def __init__(
@@ -466,21 +421,10 @@ class LocalGroundingTransformer(GroundingTransformer):
         coarse_channels: int,
         channels: int,
         *,
-        parts: int = 4,
-        similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
         square_size: int = 5,
+        **weighing: Unpack[Weighing],
     ) -> None:
-        super().__init__(
-            fine_channels,
-            coarse_channels,
-            channels,
-            parts=parts,
-            similarity=similarity,
-            normaliser=normaliser,
-            distance_scaling=distance_scaling,
-        )
+        super().__init__(fine_channels, coarse_channels, channels, **weighing)
         if square_size < 1 or square_size % 2 == 0:
             raise ValueError(f"square_size {square_size}: expected an odd number of positions")
         self.square_size = square_size
