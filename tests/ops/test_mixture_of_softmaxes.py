@@ -221,6 +221,16 @@ class TestPrecision:
             own = longer_query.double() @ longer_key.double().mT - distances
             assert (own - own.mean(dim=3, keepdim=True)).abs().max() < bound
 
+    def test_half_precision_does_not_round_the_lengths(self) -> None:
+        """Of whole numbers around 0, that it holds: they come to millions, and are exact."""
+        key = torch.randint(-255, 256, (1, 1, 9, 64)).double()
+        key = torch.cat([key, -key], dim=2)
+        for query in (key[:, :, :3], torch.zeros_like(key[:, :, :3])):
+            expected = (query @ key.mT) - key.square().sum(dim=3)[:, :, None] / 2
+            assert expected.abs().max() > 2**17
+            longer_query, longer_key = distances_as_dot_products(query.bfloat16(), key.bfloat16())
+            assert torch.equal(longer_query.double() @ longer_key.double().mT, expected)
+
     def test_the_mixture_may_be_more_precise(self) -> None:
         """As autocast makes it: a softmax in float32, of features in half precision."""
         query, key, value, mixture = some_inputs(dtype=torch.bfloat16)
