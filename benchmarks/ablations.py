@@ -31,9 +31,6 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
 }
 """The same for all rows of a script: 300 steps of 8 images, where it says nothing else."""
-SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet", "short_edge": 0, "crop_size": (128, 160), "epochs": 8}
-"""600 steps with timm's smallest ResNet, of one block a stage: a dilated ResNet-18 sees nearly the whole of such small
-pictures by itself, and leaves context nothing to do (docs/results.md)."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ are there already are read, not trained again. The paper's figures are for Citys
 from pathlib import Path
 from typing import Any
 
-from ablations import SMALL_BACKBONE, Row, mean_iou, parse_arguments, print_table, train_rows
+from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_rows
 from segweave import load
 from segweave.data import open_dataset
 from segweave.evaluation.evaluate import evaluate_network
 from segweave.evaluation.inference import Inference
+
+SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet", "short_edge": 0, "crop_size": (128, 160), "epochs": 8}
 
 
 def _ranet(title: str, paper: float, name: str, **options: Any) -> Row:
