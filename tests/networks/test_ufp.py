@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from segweave.errors import InputError
 from segweave.models import create_model
 from segweave.networks.ocnet import ObjectContextPooling
-from segweave.networks.pyramids import AtrousPyramid, GlobalConvolution, PooledPyramid, UnscathedFeaturePyramid
+from segweave.networks.pyramids import (
+    AtrousPyramid,
+    GlobalConvolution,
+    PooledPyramid,
+    ThinConvolution,
+    UnscathedFeaturePyramid,
+)
 from segweave.networks.ufp import UFP, make_pyramid
 from tests.networks import test_baselines as baselines
 from tests.networks.test_ocnet import naive_context, naive_weights
@@ -238,3 +244,23 @@ class TestUFP:
     def test_options_that_there_are_not(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             create_model("ufp", num_classes=4, backbone="test_resnet", **options)
+
+
+@pytest.mark.parametrize("kernel_size", [(5, 1), (1, 7)])
+def test_thin_convolutions_add_up_over_groups_of_channels(
+    kernel_size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThinConvolution, "group", 3)
+    convolution = ThinConvolution(8, 4, kernel_size).double()
+    x = torch.randn(2, 8, 6, 9, dtype=torch.float64, requires_grad=True)
+    same_size = tuple(side // 2 for side in kernel_size)
+    actual, expected = convolution(x), F.conv2d(x, convolution.weight, padding=same_size)
+    torch.testing.assert_close(actual, expected)
+    inputs = (x, convolution.weight)
+    gradients = zip(
+        torch.autograd.grad(actual.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    )
+    for gradient, expected_gradient in gradients:
+        torch.testing.assert_close(gradient, expected_gradient)
