@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segweave.data import DATASETS, ShapesDataset, open_dataset
+from segweave.data import DATASETS, ShapesDataset, ShapesInstances, is_coco, open_dataset
 from segweave.data.camvid import CamVid
+from segweave.data.coco import CocoDataset
 from segweave.data.folder import FolderDataset
 from segweave.errors import InputError
+from tests.data.coco_files import write
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_a_name_needs_a_root(name: str) -> None:
 
 
 def test_what_is_unknown_is_named_beside_what_is_known(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"no-such-data.*shapes, folder, camvid"):
+    with pytest.raises(InputError, match=r"no-such-data.*shapes, folder, camvid, coco"):
         open_dataset("no-such-data")
     with pytest.raises(InputError, match=r"'test'.*night, train, val"):
         open_dataset(folder, split="test")
@@ -61,3 +63,45 @@ def test_what_is_unknown_is_named_beside_what_is_known(folder: Path) -> None:
     file = folder / "train" / "images" / "train.png"
     with pytest.raises(InputError, match=r"train\.png.*expected an existing folder"):
         open_dataset(file)
+
+
+def test_a_folder_of_instances_is_recognised(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for task in (None, "instance"):
+        dataset = open_dataset(root, task=task)
+        assert isinstance(dataset, CocoDataset)
+        assert dataset.name(0) == "train/images/a.png"
+    assert isinstance(open_dataset("coco", root), CocoDataset)
+    with pytest.raises(InputError, match=r"no split 'val': expected one of train"):
+        open_dataset(root, split="val")
+    with pytest.raises(InputError, match="instances, but no masks of classes: expected SPLIT/masks"):
+        open_dataset(root, task="semantic")
+    assert is_coco(root)
+    assert is_coco("coco", root)
+
+
+def test_a_folder_of_masks_has_no_instances(folder: Path) -> None:
+    assert isinstance(open_dataset(folder, task="semantic"), FolderDataset)
+    with pytest.raises(InputError, match=r"no instances: expected SPLIT/instances\.json beside SPLIT/images"):
+        open_dataset(folder, task="instance")
+    assert not any(is_coco(name) for name in (folder, folder / "nowhere", "shapes", "camvid", "no-such-data"))
+
+
+def test_the_task_decides_in_a_folder_that_has_both(folder: Path) -> None:
+    write(folder)
+    assert isinstance(open_dataset(folder, task="instance"), CocoDataset)
+    assert not is_coco(folder)
+    for name in ("a.png", "empty.png"):  # have no mask
+        (folder / "train/images" / name).unlink()
+    for task in (None, "semantic"):
+        assert isinstance(open_dataset(folder, task=task), FolderDataset)
+
+
+def test_names_and_tasks(folder: Path) -> None:
+    assert isinstance(open_dataset("shapes", split="val", task="instance"), ShapesInstances)
+    assert isinstance(open_dataset("shapes", task="semantic"), ShapesDataset)
+    with pytest.raises(InputError, match="'coco' has objects, no masks of classes: expected one of 'shapes', 'folder'"):
+        open_dataset("coco", folder, task="semantic")
+    for name in ("folder", "camvid"):
+        with pytest.raises(InputError, match=f"'{name}' has masks of classes, no objects: expected 'coco' or 'shapes'"):
+            open_dataset(name, folder, task="instance")

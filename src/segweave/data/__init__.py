@@ -3,20 +3,71 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
-from segweave.data.camvid import CamVid, recognise
+from segweave.data.camvid import CamVid
 from segweave.data.checks import check
+from segweave.data.coco import CocoDataset
 from segweave.data.dataset import Sample, SegmentationDataset
 from segweave.data.folder import FolderDataset
+from segweave.data.instances import InstanceDataset, InstanceSample, InstanceTarget
+from segweave.data.recognition import Task, recognise
 from segweave.data.shapes import ShapesDataset
+from segweave.data.shapes_instances import ShapesInstances
 from segweave.errors import InputError
 
-__all__ = ["DATASETS", "Sample", "SegmentationDataset", "ShapesDataset", "check", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "InstanceDataset",
+    "InstanceSample",
+    "InstanceTarget",
+    "Sample",
+    "SegmentationDataset",
+    "ShapesDataset",
+    "ShapesInstances",
+    "check",
+    "is_coco",
+    "open_dataset",
+]
 
-DATASETS: dict[str, Callable[[Path, str], SegmentationDataset]] = {
+DATASETS: dict[str, Callable[[Path, str], SegmentationDataset | InstanceDataset]] = {
     "folder": FolderDataset,
     "camvid": CamVid,
+    "coco": CocoDataset,
 }
+
+
+@overload
+def open_dataset(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    classes: Sequence[str] | None = None,
+    task: Literal["semantic"],
+) -> SegmentationDataset: ...
+
+
+@overload
+def open_dataset(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    classes: Sequence[str] | None = None,
+    task: Literal["instance"],
+) -> InstanceDataset: ...
+
+
+@overload
+def open_dataset(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    classes: Sequence[str] | None = None,
+    task: Task | None = None,
+) -> SegmentationDataset | InstanceDataset: ...
 
 
 def open_dataset(
@@ -25,26 +76,32 @@ def open_dataset(
     split: str = "train",
     *,
     classes: Sequence[str] | None = None,
-) -> SegmentationDataset:
+    task: Task | None = None,
+) -> SegmentationDataset | InstanceDataset:
     """Opens a split of a data set.
 
     Args:
-        name: "shapes" (drawn by code), "folder" or "camvid", or itself a folder, whose format is then recognised.
+        name: "shapes" (drawn by code), "folder", "camvid" or "coco", or itself a folder, whose format is then
+            recognised.
         root: The folder in which a data set named by `name` lies. `shapes` has none.
         split: The name of the split: "train", "val", or another that the folder has.
-        classes: What the classes of a folder without dataset.yaml are called; by default its masks are searched for
-            them.
+        classes: What the classes of a folder with masks, but without dataset.yaml, are called; by default its masks are
+            searched for them.
+        task: "semantic" for masks of classes, "instance" for objects. None for what there is: of `shapes`, and of a
+            folder that has both, masks of classes.
 
     Raises:
-        InputError: The name is unknown, a folder is missing, or the split is empty; the message says which.
+        InputError: The name is unknown, a folder is missing, the split is empty, or the data isn't for this task; the
+            message says which.
     """
     if name == "shapes":
         if root is not None:
             raise InputError(f"data set 'shapes' is drawn by code: expected no root, got {root}")
-        return ShapesDataset(split)
+        return ShapesInstances(split) if task == "instance" else ShapesDataset(split)
     if name in DATASETS:
         if root is None:
             raise InputError(f"data set {name!r} needs a root: the folder in which it lies")
+        _require_task(str(name), task)
         return DATASETS[str(name)](Path(root), split)
     folder = Path(name)
     if not folder.is_dir():
@@ -52,7 +109,28 @@ def open_dataset(
         raise InputError(f"data {str(name)!r}: expected an existing folder, or one of the data sets {names}")
     if root is not None:
         raise InputError(f"data {str(name)!r} is a folder itself: expected no root, got {root}")
-    dataset_class = recognise(folder)
+    dataset_class = recognise(folder, task)
     if dataset_class is FolderDataset and not (folder / "dataset.yaml").exists():
         return FolderDataset(folder, split, classes=classes)
     return dataset_class(folder, split)
+
+
+def is_coco(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> bool:
+    """Whether `open_dataset`, given no task, would look for instances in COCO's format.
+
+    Args:
+        name: As for `open_dataset`; False for what it doesn't know.
+        root: As for `open_dataset`; it plays no part, since the name says enough.
+    """
+    if name == "shapes" or name in DATASETS:
+        return name == "coco"
+    return Path(name).is_dir() and recognise(Path(name)) is CocoDataset
+
+
+def _require_task(name: str, task: Task | None) -> None:
+    has_instances = name == "coco"
+    if task == "instance" and not has_instances:
+        raise InputError(f"data set {name!r} has masks of classes, no objects: expected 'coco' or 'shapes'")
+    if task == "semantic" and has_instances:
+        others = ", ".join(repr(other) for other in ("shapes", *DATASETS) if other != name)
+        raise InputError(f"data set {name!r} has objects, no masks of classes: expected one of {others}")

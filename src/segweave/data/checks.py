@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,65 +14,54 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from segweave.data.camvid import recognise
+from segweave.data.check_results import (
+    CheckedSplit,
+    DatasetCheck,
+    Size,
+    colour_cell,
+    cut,
+    problem_cell,
+    size_cells,
+    typical_sizes,
+    unseen,
+    unseen_warning,
+)
+from segweave.data.coco import CocoDataset
 from segweave.data.contact_sheet import draw_contact_sheet
-from segweave.data.dataset import Colour, SegmentationDataset
+from segweave.data.dataset import SegmentationDataset
 from segweave.data.folder import FolderDataset
 from segweave.data.images import read_image
+from segweave.data.instance_checks import (
+    InstanceCheck,
+    check_instance_split,
+    check_instances,
+    different_classes,
+    instance_tables,
+)
+from segweave.data.instances import InstanceDataset
+from segweave.data.recognition import Task, recognise
 from segweave.errors import InputError
 from segweave.losses import IGNORE_INDEX
 
-Size = tuple[int, int]
-
 
 @dataclass(frozen=True)
-class SplitCheck:
-    """What a split holds, and what is wrong with it. Files that could not be read are not counted."""
+class SplitCheck(CheckedSplit):
+    """What a split of images and masks holds, and what is wrong with it. Files that could not be read are not
+    counted."""
 
-    split: str
-    classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
-    images: int
-    """The number of images with a mask."""
     class_pixels: npt.NDArray[np.int64]
     """(K,), the number of pixels of each class."""
     ignored_pixels: int
-    sizes: tuple[Size, Size, Size] | None
-    """(width, height) of the smallest, the median and the largest image by area; None if no image could be read."""
-    problems: list[str]
-    """One line each: the file, what was found and what was expected. A last line counts those that were left out."""
-    problem_count: int
-    """The number of problems, those that were left out among them."""
 
     @property
     def unseen_classes(self) -> list[str]:
         """The names of the classes without a single pixel."""
-        return [name for name, pixels in zip(self.classes, self.class_pixels, strict=True) if pixels == 0]
+        return unseen(self.classes, self.class_pixels)
 
     @property
     def ignored_share(self) -> float:
         """The share of pixels that count nowhere, 0 to 1."""
         return self.ignored_pixels / max(self.ignored_pixels + int(self.class_pixels.sum()), 1)
-
-
-@dataclass(frozen=True)
-class DatasetCheck:
-    """What a data set holds, and what is wrong with it."""
-
-    root: Path
-    splits: list[SplitCheck]
-    """The splits that could be opened."""
-    problems: list[str]
-    """One line each: the file, what was found and what was expected. Training refuses a data set that has any."""
-    problem_count: int
-    """The number of problems, those that were left out of the lines among them."""
-    warnings: list[str] = field(default_factory=list)
-    """One line each: what is allowed but probably not meant."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no problems."""
-        return not self.problems
 
 
 def check(
@@ -84,29 +73,36 @@ def check(
     most_problems: int = 20,
     progress: bool = False,
     dataset_class: type[FolderDataset] | None = None,
-) -> DatasetCheck:
-    """Reads every image and mask of a data set and collects all problems, rather than stop at the first.
+    task: Task | None = None,
+) -> DatasetCheck[SplitCheck] | DatasetCheck[InstanceCheck]:
+    """Reads every image and annotation of a data set and collects all problems, rather than stop at the first.
 
     Args:
         root: The folder that holds the splits.
         splits: The names of those to check; None: all there are.
-        contact_sheet: Where to save a PNG of some images with their masks laid over; None: nowhere.
+        contact_sheet: Where to save a PNG of some images with their masks (and boxes) laid over; None: nowhere.
         overwrite: Replace the contact sheet if it exists.
         most_problems: How many lines to give for each split; a last one counts the rest.
         progress: Show a progress bar on the terminal.
         dataset_class: The kind of data set; by default the one whose folder tree it is.
+        task: Whether to check masks of classes or instances in a folder that has both: by default the masks.
 
     Raises:
-        InputError: There is no such folder, or no split in it, or the contact sheet exists.
+        InputError: There is no such folder, or no split in it, or nothing for this task, or the contact sheet exists.
     """
     root = Path(root)
-    dataset_class = dataset_class or recognise(root)
+    kind = dataset_class or recognise(root, task)
     if contact_sheet is not None and Path(contact_sheet).exists() and not overwrite:
         raise InputError(f"{contact_sheet}: exists: expected a new file's name, or overwrite")
-    names = dataset_class.splits(root) if splits is None else list(splits)
+    if issubclass(kind, CocoDataset):
+        found, opened = check_instances(root, splits=splits, most_problems=most_problems, progress=progress)
+        if contact_sheet is not None and opened:
+            draw_contact_sheet(opened, contact_sheet)
+        return found
+    names = kind.splits(root) if splits is None else list(splits)
     if not names:
         raise InputError(f"{root}: no splits: expected folders such as train/images and train/masks")
-    datasets, problems = _open_all(dataset_class, root, names)
+    datasets, problems = _open_all(kind, root, names)
     checks = [check_split(dataset, most_problems=most_problems, progress=progress) for dataset in datasets]
     problem_count = len(problems) + sum(each.problem_count for each in checks)
     problems += [problem for each in checks for problem in each.problems]
@@ -115,14 +111,26 @@ def check(
     return DatasetCheck(root, checks, problems, problem_count, _warnings(datasets, checks))
 
 
-def check_split(dataset: FolderDataset, *, most_problems: int = 20, progress: bool = False) -> SplitCheck:
-    """Reads every image and mask of a split; see `check`.
+@overload
+def check_split(dataset: FolderDataset, *, most_problems: int = 20, progress: bool = False) -> SplitCheck: ...
+
+
+@overload
+def check_split(dataset: CocoDataset, *, most_problems: int = 20, progress: bool = False) -> InstanceCheck: ...
+
+
+def check_split(
+    dataset: FolderDataset | CocoDataset, *, most_problems: int = 20, progress: bool = False
+) -> SplitCheck | InstanceCheck:
+    """Reads every image and annotation of a split; see `check`.
 
     Args:
         dataset: The split.
         most_problems: How many lines of problems to give; a last one counts the rest.
         progress: Show a progress bar on the terminal.
     """
+    if isinstance(dataset, CocoDataset):
+        return check_instance_split(dataset, most_problems=most_problems, progress=progress)
     with ThreadPoolExecutor() as pool:
         inspected = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
         title = f"Checking {dataset.split}"
@@ -134,25 +142,34 @@ def check_split(dataset: FolderDataset, *, most_problems: int = 20, progress: bo
     ]
     if not problems and all(finding.pixels.keys() <= {IGNORE_INDEX} for finding in findings):
         problems.append(f"{dataset.root / dataset.split}: no labelled pixel: expected masks that are not void all over")
-    problem_count = len(problems)
-    if problem_count > most_problems:
-        rest = problem_count - most_problems
-        problems = [*problems[:most_problems], f"{dataset.root / dataset.split}: and {rest} more problems"]
-    sizes = sorted((finding.size for finding in findings if finding.size), key=lambda size: (size[0] * size[1], size))
     return SplitCheck(
         split=dataset.split,
         classes=tuple(dataset.classes),
         palette=tuple(dataset.palette),
         images=len(dataset),
+        sizes=typical_sizes([finding.size for finding in findings if finding.size]),
+        problems=cut(problems, most_problems, dataset.root / dataset.split, "problems"),
+        problem_count=len(problems),
         class_pixels=np.array([_pixels_of(k, findings) for k in range(len(dataset.classes))], dtype=np.int64),
         ignored_pixels=_pixels_of(IGNORE_INDEX, findings),
-        sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
-        problems=problems,
-        problem_count=problem_count,
     )
 
 
-def require_valid(*datasets: SegmentationDataset) -> list[SplitCheck | None]:
+@overload
+def require_valid(*datasets: SegmentationDataset) -> list[SplitCheck | None]: ...
+
+
+@overload
+def require_valid(*datasets: InstanceDataset) -> list[InstanceCheck | None]: ...
+
+
+@overload
+def require_valid(*datasets: SegmentationDataset | InstanceDataset) -> list[SplitCheck | InstanceCheck | None]: ...
+
+
+def require_valid(
+    *datasets: SegmentationDataset | InstanceDataset,
+) -> list[SplitCheck | None] | list[InstanceCheck | None] | list[SplitCheck | InstanceCheck | None]:
     """Checks what is about to be trained on.
 
     Args:
@@ -164,29 +181,34 @@ def require_valid(*datasets: SegmentationDataset) -> list[SplitCheck | None]:
     Raises:
         InputError: There are problems; the message gives the first one.
     """
-    checks = [check_split(each) if isinstance(each, FolderDataset) else None for each in datasets]
-    found = [each for each in checks if each is not None]
-    problems = [problem for each in found for problem in each.problems]
+    from_files = [each for each in datasets if isinstance(each, FolderDataset | CocoDataset)]
+    found = [check_split(each) for each in from_files]
+    of_all = different_classes([each for each in from_files if isinstance(each, CocoDataset)])
+    problems = [*of_all, *(problem for each in found for problem in each.problems)]
     if problems:
-        roots = dict.fromkeys(str(each.root) for each in datasets if isinstance(each, FolderDataset))
-        rest = sum(each.problem_count for each in found) - 1
+        roots = dict.fromkeys(str(each.root) for each in from_files)
+        rest = len(of_all) + sum(each.problem_count for each in found) - 1
         raise InputError(problems[0] + (f" (and {rest} more: segweave data check {' '.join(roots)})" if rest else ""))
-    return checks
+    checks = iter(found)
+    return [next(checks) if each in from_files else None for each in datasets]
 
 
-def print_check(check: DatasetCheck, console: Console) -> None:
+def print_check(check: DatasetCheck[SplitCheck] | DatasetCheck[InstanceCheck], console: Console) -> None:
     """Prints tables of the splits and of the classes' shares, then the warnings and problems."""
-    if check.splits:
-        console.print(_splits_table(check))
-        console.print(_classes_table(check))
+    contents = f"{sum(split.images for split in check.splits)} images"
+    if check.splits and isinstance(check.splits[0], InstanceCheck):
+        instances = cast(DatasetCheck[InstanceCheck], check)
+        console.print(*instance_tables(instances), sep="\n")
+        contents += f", {sum(split.objects for split in instances.splits)} objects"
+    elif check.splits:
+        masks = cast(DatasetCheck[SplitCheck], check)
+        console.print(_splits_table(masks))
+        console.print(_classes_table(masks))
     for title, style, lines in (("warning", "yellow", check.warnings), ("problem", "red", check.problems)):
         for line in lines:  # as text: rich would take [brackets] in file names for markup
             console.print(Text.assemble((f"{title}: ", style), line), soft_wrap=True)
-    images = sum(split.images for split in check.splits)
     verdict = {0: "no problems", 1: "1 problem"}.get(check.problem_count, f"{check.problem_count} problems")
-    console.print(
-        Text(f"{check.root}: {images} images, {verdict}", style="green" if check.ok else "red"), soft_wrap=True
-    )
+    console.print(Text(f"{check.root}: {contents}, {verdict}", style="green" if check.ok else "red"), soft_wrap=True)
 
 
 class _Finding(NamedTuple):
@@ -248,12 +270,10 @@ def _open_all(
 
 
 def _warnings(datasets: Sequence[FolderDataset], checks: Sequence[SplitCheck]) -> list[str]:
-    warnings = []
+    warnings: list[str] = []
     for dataset, found in zip(datasets, checks, strict=True):
         where = dataset.root / dataset.split
-        if unseen := found.unseen_classes:
-            names = ", ".join(unseen[:10]) + (", ..." if len(unseen) > 10 else "")
-            warnings.append(f"{where}: {len(unseen)} of {len(found.classes)} classes have no pixel: {names}")
+        warnings += unseen_warning(where, found.classes, found.class_pixels, "pixel")
         if found.ignored_share > 0.5:
             warnings.append(f"{where}: {found.ignored_share:.0%} of the pixels are ignored")
         if lossy := [path for path in dataset.mask_paths if path.suffix.lower() in (".jpg", ".jpeg")]:
@@ -261,27 +281,26 @@ def _warnings(datasets: Sequence[FolderDataset], checks: Sequence[SplitCheck]) -
     return warnings
 
 
-def _splits_table(check: DatasetCheck) -> Table:
+def _splits_table(check: DatasetCheck[SplitCheck]) -> Table:
     table = Table("split", box=box.SIMPLE_HEAD)
     for title in ("images", "smallest", "median", "largest", "ignored", "problems"):
         table.add_column(title, justify="right")
     for split in check.splits:
-        sizes = [f"{width}x{height}" for width, height in split.sizes] if split.sizes else ["-"] * 3
-        problems = Text(str(split.problem_count), style="red" if split.problems else "green")
-        table.add_row(Text(split.split), str(split.images), *sizes, f"{split.ignored_share:.1%}", problems)
+        ignored = f"{split.ignored_share:.1%}"
+        table.add_row(Text(split.split), str(split.images), *size_cells(split), ignored, problem_cell(split))
     return table
 
 
-def _classes_table(check: DatasetCheck) -> Table:
+def _classes_table(check: DatasetCheck[SplitCheck]) -> Table:
     table = Table("", "class", box=box.SIMPLE_HEAD)
     for split in check.splits:
         table.add_column(Text(f"{split.split} pixels"), justify="right")
     first = check.splits[0]
-    for k, (name, (red, green, blue)) in enumerate(zip(first.classes, first.palette, strict=True)):
+    for k, (name, colour) in enumerate(zip(first.classes, first.palette, strict=True)):
         shares = []
         for split in check.splits:
             pixels = int(split.class_pixels[k])
             share = pixels / max(int(split.class_pixels.sum()), 1)
             shares.append(f"{share:.2%}" if pixels else Text("none", style="yellow"))
-        table.add_row(Text("██", style=f"rgb({red},{green},{blue})"), Text(f"{k} {name}"), *shares)
+        table.add_row(colour_cell(colour), Text(f"{k} {name}"), *shares)
     return table

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from segweave.data.coco import CocoDataset
 from segweave.data.dataset import Colour
 from segweave.data.folder import FolderDataset
 from segweave.data.images import read_image
@@ -24,6 +25,9 @@ _IGNORED = (60, 60, 60)
 _STRENGTH = 0.6  # of the class's colour in the overlay
 
 
+Files = FolderDataset | CocoDataset
+
+
 class _Pair(NamedTuple):
     picture: Image.Image
     """The image and the overlay side by side."""
@@ -32,15 +36,14 @@ class _Pair(NamedTuple):
     """The labels that occur in it, invalid ones aside."""
 
 
-def draw_contact_sheet(
-    datasets: Sequence[FolderDataset], path: str | Path, *, most_images: int = 12, columns: int = 3
-) -> None:
+def draw_contact_sheet(datasets: Sequence[Files], path: str | Path, *, most_images: int = 12, columns: int = 3) -> None:
     """Saves a picture of images, spread evenly over the splits, each with its mask laid over it, and a legend.
 
-    What is ignored is drawn dark grey. Files that cannot be read, or do not fit together, are left out.
+    What is ignored is drawn dark grey, and so is what belongs to no object; objects have their boxes around them.
+    Files that cannot be read, or do not fit together, are left out.
 
     Args:
-        datasets: Splits of one data set.
+        datasets: Splits of one data set, at least one.
         path: The PNG to write; its folder is made if need be.
         most_images: How many images to draw at most.
         columns: How many pairs of image and overlay stand in a row.
@@ -73,7 +76,7 @@ def draw_contact_sheet(
     _save(sheet, Path(path))
 
 
-def _choose_pairs(datasets: Sequence[FolderDataset], most_images: int) -> list[_Pair]:
+def _choose_pairs(datasets: Sequence[Files], most_images: int) -> list[_Pair]:
     """Pairs spread evenly over all splits; one that cannot be drawn is replaced by the next."""
     candidates = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     pairs: list[_Pair] = []
@@ -89,22 +92,39 @@ def _choose_pairs(datasets: Sequence[FolderDataset], most_images: int) -> list[_
     return pairs
 
 
-def _draw_pair(dataset: FolderDataset, index: int) -> _Pair:
-    image, labels = read_image(dataset.image_paths[index]), dataset.read_labels(index)
-    dataset.require_same_size(index, image, labels)
+def _draw_pair(dataset: Files, index: int) -> _Pair:
+    image, labels, boxes = _read(dataset, index)
     scale = min(_BOX[0] / image.width, _BOX[1] / image.height)
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     # Each pixel's colour is blended before it is made smaller: thin things keep their share.
     overlay = Image.fromarray(_overlay(np.asarray(image), labels, dataset)).resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(overlay)
+    for label, corners in boxes:
+        left, top, right, bottom = (scale * edge for edge in corners)
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=dataset.palette[label])
     picture = Image.new("RGB", (2 * _BOX[0] + _GAP, size[1]), _BACKGROUND)
     picture.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
     picture.paste(overlay, (size[0] + _GAP, 0))
-    return _Pair(picture, dataset.name(index), set(np.unique(labels[~dataset.invalid(labels)]).tolist()))
+    valid = labels[(labels >= 0) & ((labels < len(dataset.classes)) | (labels == IGNORE_INDEX))]
+    return _Pair(picture, dataset.name(index), set(np.unique(valid).tolist()))
 
 
-def _overlay(
-    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], dataset: FolderDataset
-) -> npt.NDArray[np.uint8]:
+def _read(dataset: Files, index: int) -> tuple[Image.Image, npt.NDArray[np.int64], list[tuple[int, Sequence[float]]]]:
+    """An image, its labels (H, W), which are -1 where there is no object, and each object's label and box."""
+    if isinstance(dataset, FolderDataset):
+        image, labels = read_image(dataset.image_paths[index]), dataset.read_labels(index)
+        dataset.require_same_size(index, image, labels)
+        return image, labels, []
+    image, target = read_image(dataset.image_path(index)), dataset.target(index)
+    dataset.require_size(index, image)
+    classes = (target["labels"] - 1).tolist()
+    labels = np.full((image.height, image.width), -1, np.int64)
+    for k, mask in zip(classes, target["masks"].numpy(), strict=True):
+        labels[mask > 0] = k
+    return image, labels, list(zip(classes, target["boxes"].tolist(), strict=True))
+
+
+def _overlay(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], dataset: Files) -> npt.NDArray[np.uint8]:
     """(H, W, 3) image and (H, W) labels -> (H, W, 3): the classes' colours over the image in grey."""
     grey = pixels.mean(axis=-1, keepdims=True)
     known = (labels >= 0) & (labels < len(dataset.classes))
@@ -113,7 +133,7 @@ def _overlay(
     return np.where(known[..., None], blended, 0.35 * grey).astype(np.uint8)
 
 
-def _title(datasets: Sequence[FolderDataset]) -> str:
+def _title(datasets: Sequence[Files]) -> str:
     counts = ", ".join(f"{len(dataset)} {dataset.split}" for dataset in datasets)
     return f"{datasets[0].root.resolve().name}: {counts}"
 
@@ -131,7 +151,7 @@ def _shorten(text: str, width: int) -> str:
     return "..." + text
 
 
-def _legend(pairs: Sequence[_Pair], dataset: FolderDataset) -> list[tuple[str, Colour]]:
+def _legend(pairs: Sequence[_Pair], dataset: Files) -> list[tuple[str, Colour]]:
     """The names and colours of what occurs in the pairs."""
     present: set[int] = set().union(*(pair.labels for pair in pairs))
     legend = [(dataset.classes[k], dataset.palette[k]) for k in sorted(present - {IGNORE_INDEX})]

@@ -1,17 +1,23 @@
 """Reading pictures and masks from files: every way of storing them that users have, one clear error for the rest."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from segweave.data.dataset import Colour
 from segweave.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """The file names' endings that are taken for images, in lower case; upper case counts too."""
+
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _INTEGER_MODES = ("1", "L", "P", "I", *_SIXTEEN_BIT_MODES)
@@ -155,3 +161,40 @@ def _look_up(colours: npt.NDArray[np.int64], palette: Sequence[Colour], path: st
 def _as_text(colour: Sequence[int] | npt.NDArray[np.int64]) -> str:
     red, green, blue = (int(channel) for channel in colour)
     return f"({red}, {green}, {blue})"
+
+
+def to_array(image: ImageLike) -> npt.NDArray[np.uint8]:
+    """An image however it is given, as (H, W, 3), uint8, RGB.
+
+    Args:
+        image: A file's path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, or a tensor (3,
+            H, W) of uint8, or of floats in [0, 1].
+
+    Raises:
+        InputError: It is none of these, or can't be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return np.array(read_image(Path(image)))
+    if isinstance(image, Image.Image):
+        return np.array(to_rgb(image))
+    if isinstance(image, Tensor):
+        if image.dim() != 3 or image.shape[0] != 3:
+            raise InputError(f"a tensor of shape {tuple(image.shape)}: expected (3, H, W)")
+        if image.is_floating_point():
+            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
+                raise InputError(
+                    f"a tensor of floats from {float(image.min()):.3g} to {float(image.max()):.3g}: "
+                    "expected 0 to 1, or uint8"
+                )
+            image = (image * 255).round()
+        elif image.dtype != torch.uint8:
+            raise InputError(f"a tensor of {image.dtype}: expected uint8, or floats in [0, 1]")
+        return np.array(image.to(torch.uint8).permute(1, 2, 0).cpu())
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+        raise InputError(
+            f"an array of {image.dtype} and shape {image.shape}: "
+            "expected uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4)"
+        )
+    if image.dtype == np.uint16 and image.ndim == 3:
+        image = ((image.astype(np.int64) + 128) // 257).astype(np.uint8)
+    return np.array(to_rgb(Image.fromarray(image)))

@@ -1,5 +1,5 @@
-"""What happens to a sample between its file and the network, on torchvision's transforms: images and masks always
-together."""
+"""What happens to a sample between its file and the network, on torchvision's transforms: images, masks and boxes
+always together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +20,19 @@ class RandomScale(v2.Transform):
         scale_range: The smallest and the largest factor.
         short_edges: Lengths in pixels, of which one is drawn for each image: the factor is that of an image whose short
             edge has this length. None for the image's own.
+        long_edge: The length in pixels that the image's long edge may have at most; None: any.
     """
 
-    def __init__(self, scale_range: tuple[float, float], short_edges: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        scale_range: tuple[float, float],
+        short_edges: Sequence[int] | None = None,
+        long_edge: int | None = None,
+    ) -> None:
         super().__init__()
         self.scale_range = scale_range
         self.short_edges = short_edges
+        self.long_edge = long_edge
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.functional.get_size(flat_inputs[0])
@@ -35,6 +42,8 @@ class RandomScale(v2.Transform):
             # one length is not drawn: with the same seed, such runs see what they always saw
             drawn = int(torch.randint(len(self.short_edges), ())) if len(self.short_edges) > 1 else 0
             scale *= self.short_edges[drawn] / min(height, width)
+        if self.long_edge is not None:
+            scale = min(scale, self.long_edge / max(height, width))
         return {"size": [max(round(height * scale), 1), max(round(width * scale), 1)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
