@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from timm.layers import GlobalContext, NonLocalAttn
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
+from segweave.backbones import Attention, Backbone
 from segweave.errors import InputError
 
 CHANNELS = {
@@ -145,6 +146,107 @@ class TestFrozen:
         backbone.freeze()
         maps = backbone.train()(torch.randn(1, 3, 32, 32))
         assert [tuple(x.shape[-2:]) for x in maps] == [(8, 8), (4, 4), (2, 2), (1, 1)]
+
+
+class TestFrozenBatchNorm:
+    def test_survives_training_mode_while_the_rest_is_trained(self) -> None:
+        backbone = Backbone("resnet18")
+        for norm in batch_norms(backbone):
+            norm.running_mean.uniform_(-0.1, 0.1)
+        network = nn.Sequential(backbone, nn.BatchNorm2d(3))
+        backbone.freeze_batch_norm()
+        before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        network.eval()
+        network.train()
+        assert network.training
+        assert network[1].training
+        frozen = {id(parameter) for norm in batch_norms(backbone) for parameter in norm.parameters()}
+        assert not any(norm.training for norm in batch_norms(backbone))
+        images = torch.randn(2, 3, 64, 64)
+        maps = backbone(images)
+        sum(x.square().mean() for x in maps).backward()
+        for name, parameter in backbone.named_parameters():
+            assert (parameter.grad is None) == (id(parameter) in frozen), name
+        assert frozen
+        assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+        with torch.no_grad():
+            for x, expected in zip(maps, backbone.eval()(images), strict=True):
+                torch.testing.assert_close(x, expected)
+
+    def test_survives_synchronised_batch_norm(self) -> None:
+        backbone = Backbone("resnet18")
+        backbone.freeze_batch_norm()
+        converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).train()
+        norms = [module for module in converted.modules() if isinstance(module, nn.SyncBatchNorm)]
+        assert len(norms) == len(batch_norms(Backbone("resnet18")))
+        assert not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
+
+    def test_a_non_local_block_can_still_learn(self) -> None:
+        backbone = Backbone("resnet18", attention="non_local")
+        backbone.freeze_batch_norm()
+        (block,) = (module for module in backbone.train().modules() if isinstance(module, NonLocalAttn))
+        assert all(module.training for module in block.modules())
+        assert all(parameter.requires_grad for parameter in block.parameters())
+
+    def test_a_frozen_backbone_stays_frozen(self) -> None:
+        backbone = Backbone("resnet18")
+        backbone.freeze()
+        backbone.freeze_batch_norm()
+        assert not any(module.training for module in backbone.train().modules())
+
+    def test_a_backbone_without_batch_norm_is_left_alone(self) -> None:
+        backbone = Backbone("convnext_atto")
+        backbone.freeze_batch_norm()
+        assert all(module.training for module in backbone.train().modules())
+        assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+class TestAttention:
+    @pytest.mark.parametrize("attention", ["non_local", "global_context"])
+    @torch.no_grad()
+    def test_changes_nothing_at_first(self, attention: Attention) -> None:
+        plain, attending = Backbone("resnet18").eval(), Backbone("resnet18", attention=attention).eval()
+        for norm in batch_norms(plain):
+            if norm.weight.eq(0).all():
+                norm.weight.uniform_(0.5, 1)  # residual branches that do something
+        assert not attending.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+        images = torch.randn(1, 3, 64, 64)
+        for x, expected in zip(attending(images), plain(images), strict=True):
+            torch.testing.assert_close(x, expected)
+        for module in attending.modules():
+            if isinstance(module, (NonLocalAttn, GlobalContext)):
+                for parameter in module.parameters():
+                    parameter.uniform_(-0.5, 0.5)
+        assert not torch.allclose(attending(images)[3], plain(images)[3], atol=1e-2)
+
+    def test_every_block_has_global_context(self) -> None:
+        backbone = Backbone("resnet26", attention="global_context")
+        assert len([module for module in backbone.modules() if isinstance(module, GlobalContext)]) == 2 + 2 + 2 + 2
+
+    @pytest.mark.parametrize("output_stride", [32, 8])
+    def test_res4_alone_has_a_non_local_block(self, output_stride: int) -> None:
+        backbone = Backbone("resnet26", attention="non_local", output_stride=output_stride)
+        (name,) = (name for name, module in backbone.named_modules() if isinstance(module, NonLocalAttn))
+        assert name.startswith("features.layer3.1.")
+        sum(x.square().mean() for x in backbone(torch.randn(1, 3, 64, 64))).backward()
+        assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+    @pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_100", "vgg11", "res2net50_26w_4s"])
+    def test_models_that_take_none(self, name: str) -> None:
+        with pytest.raises(
+            InputError, match=f"backbone '{name}' takes no attention blocks: expected a ResNet, or attention 'none'"
+        ):
+            Backbone(name, attention="global_context")
+
+    def test_unknown_attention(self) -> None:
+        with pytest.raises(
+            InputError, match="backbone attention 'dense': expected one of none, non_local, global_context"
+        ):
+            Backbone("resnet18", attention="dense")  # type: ignore[arg-type]
 
 
 class TestRefusals:

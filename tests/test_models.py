@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import NonLocalAttn
 
 import segweave
 from segweave.errors import InputError
-from segweave.models import SEMANTIC_NETWORKS, check_options, create_model, list_models, model_options
+from segweave.models import (
+    DETECTION_NETWORKS,
+    NETWORKS,
+    SEMANTIC_NETWORKS,
+    check_options,
+    create_model,
+    list_models,
+    model_options,
+)
+from segweave.networks.rcnn import DetectionNetwork
 from segweave.networks.semantic import SemanticNetwork
 
 
@@ -19,8 +29,17 @@ class TestListModels:
         )
         assert list_models("semantic") == list(SEMANTIC_NETWORKS)
 
+    def test_knows_detectors(self) -> None:
+        assert list_models("detection") == list(DETECTION_NETWORKS) == ["faster_rcnn", "mask_rcnn"]
+        assert list_models("instance") == ["mask_rcnn"]
+        assert list_models() == [*SEMANTIC_NETWORKS, *DETECTION_NETWORKS]
+
+    def test_the_list_is_the_caller_s(self) -> None:
+        list_models("instance").append("fcn")
+        assert list_models("instance") == ["mask_rcnn"]
+
     def test_unknown_task(self) -> None:
-        with pytest.raises(InputError, match="task 'depth': expected 'semantic'"):
+        with pytest.raises(InputError, match="task 'depth': expected one of semantic, detection, instance"):
             list_models("depth")  # type: ignore[arg-type]
 
     def test_is_public(self) -> None:
@@ -29,15 +48,15 @@ class TestListModels:
 
 
 class TestCreateModel:
-    @pytest.mark.parametrize("name", SEMANTIC_NETWORKS)
+    @pytest.mark.parametrize("name", NETWORKS)
     def test_makes_what_was_asked_for(self, name: str) -> None:
         network = create_model(name, num_classes=7, backbone="test_resnet")
-        assert type(network) is SEMANTIC_NETWORKS[name]
+        assert type(network) is NETWORKS[name]
         assert network.training
         assert network.num_classes == 7
         assert network.labelling is None
         assert network.backbone.name == "test_resnet"
-        assert network.backbone.output_stride == SEMANTIC_NETWORKS[name].default_output_stride
+        assert network.backbone.output_stride == NETWORKS[name].default_output_stride
         assert network.recipe == {"model": name, "num_classes": 7, "backbone": "test_resnet", "options": {}}
 
     @pytest.mark.parametrize(
@@ -53,10 +72,12 @@ class TestCreateModel:
             ("ranet", 8),
             ("ufp", 8),
             ("fpt", 8),
+            ("faster_rcnn", 32),
+            ("mask_rcnn", 32),
         ],
     )
     def test_output_stride_is_the_papers(self, name: str, output_stride: int) -> None:
-        assert SEMANTIC_NETWORKS[name].default_output_stride == output_stride
+        assert NETWORKS[name].default_output_stride == output_stride
 
     def test_passes_options_on_and_remembers_them(self) -> None:
         options = {"output_stride": 32, "decoder_channels": 16, "attention_channels": None}
@@ -72,13 +93,13 @@ class TestCreateModel:
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
     def test_constructors_take_keywords_only(self) -> None:
-        for network_class in SEMANTIC_NETWORKS.values():
-            assert issubclass(network_class, SemanticNetwork)
+        for name, network_class in NETWORKS.items():
+            assert issubclass(network_class, SemanticNetwork if name in SEMANTIC_NETWORKS else DetectionNetwork)
             kinds = {parameter.kind for parameter in inspect.signature(network_class).parameters.values()}
             assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
     def test_unknown_name(self) -> None:
-        known = "fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet, fpt"
+        known = "fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet, fpt, faster_rcnn, mask_rcnn"
         with pytest.raises(InputError, match=f"unknown model 'pam': expected one of {known}"):
             create_model("pam", num_classes=3)
 
@@ -106,10 +127,11 @@ class TestCreateModel:
 
 
 class TestOptions:
-    @pytest.mark.parametrize("name", SEMANTIC_NETWORKS)
+    @pytest.mark.parametrize("name", NETWORKS)
     def test_defaults_are_allowed(self, name: str) -> None:
         options = model_options(name)
-        assert options["output_stride"] == SEMANTIC_NETWORKS[name].default_output_stride
+        assert options["output_stride"] == NETWORKS[name].default_output_stride
+        assert options["backbone_attention"] == "none"
         assert not {"backbone", "num_classes"} & set(options)
         check_options(name, options)
 
@@ -122,6 +144,53 @@ class TestOptions:
         with pytest.raises(InputError, match="unknown option 'width' of model 'fcn': expected one of") as caught:
             check_options("fcn", {"width": 3})
         assert all(option in str(caught.value) for option in model_options("fcn"))
+
+    def test_of_mask_rcnn(self) -> None:
+        options = model_options("mask_rcnn")
+        assert options == model_options("faster_rcnn")
+        assert options["neck"] == "fpn"
+        assert options["anchor_sizes"] == (32.0, 64.0, 128.0, 256.0, 512.0)
+        assert (options["rois_per_image"], options["positive_share"]) == (512, 0.25)
+        assert (options["drop_block_size"], options["keep_probability"]) == (5, 0.9)
+        assert (options["self_parts"], options["grounding_parts"], options["grounding"]) == (2, 4, "global")
+
+    def test_reach_a_detector(self) -> None:
+        options = {"neck": "bpa", "channels": 8, "head_channels": 8, "anchor_sizes": [4, 8, 16, 32, 64.5]}
+        network = create_model("faster_rcnn", num_classes=2, backbone="test_resnet", **options)
+        assert network.neck.channels == 8
+        assert network.rpn.anchor_generator.sizes[-1] == (64.5,)
+        assert network.recipe["options"] == options
+
+    def test_attention_reaches_the_backbone(self) -> None:
+        options = {"backbone_attention": "non_local", "head_channels": 8}
+        network = create_model("fcn", num_classes=2, backbone="test_resnet", backbone_attention="non_local")
+        assert any(isinstance(module, NonLocalAttn) for module in network.backbone.modules())
+        with pytest.raises(InputError, match="backbone 'convnext_atto' takes no attention blocks"):
+            create_model("mask_rcnn", num_classes=2, backbone="convnext_atto", **options)
+        with pytest.raises(
+            InputError, match="option of model 'fcn': backbone_attention dense: expected one of 'none', '"
+        ):
+            create_model("fcn", num_classes=2, backbone="test_resnet", backbone_attention="dense")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"neck": "pafpn"}, "option of model 'mask_rcnn': neck pafpn: expected one of 'bfp', 'fpn', 'bpa', 'fpt'"),
+            ({"anchor_sizes": (8, 16)}, "2 anchor_sizes: expected one for each of 5 levels"),
+            ({"anchor_sizes": (8, 16, 32, 64, -1)}, r"anchor_sizes .*: expected numbers above 0"),
+            ({"aspect_ratios": ()}, r"aspect_ratios \[\]: expected numbers above 0"),
+            ({"positive_share": 1.5}, "positive_share 1.5: expected one above 0, and 1 at most"),
+            ({"rois_per_image": 0}, r"rois_per_image \[0\]: expected numbers above 0"),
+            ({"training_proposals": (10, 0)}, r"training_proposals \[10, 0\]: expected numbers above 0"),
+            ({"test_proposals": 10}, "option of model 'mask_rcnn': test_proposals 10: expected"),
+            ({"neck": "fpt", "self_parts": 3}, r"model 'mask_rcnn' can't be made with .*: 256 channels in 3 parts"),
+            ({"width": 3}, "unknown option 'width' of model 'mask_rcnn': expected one of"),
+        ],
+        ids=str,
+    )
+    def test_of_detectors_that_cannot_be_used(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            create_model("mask_rcnn", num_classes=2, backbone="test_resnet", **{"head_channels": 8, **options})
 
     @pytest.mark.parametrize(
         ("option", "value", "expected"),

@@ -12,7 +12,7 @@ from segweave import InputError, create_model, profile, profiling
 from segweave.activation_memory import peak_activation_bytes
 from segweave.cli import main
 from segweave.networks.semantic import SemanticNetwork
-from segweave.paper_tables import PAPER_TABLES, AddedCost
+from segweave.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost
 from segweave.profiling import ComparedCost, count_multiply_adds, count_parameters, profile_network
 
 
@@ -154,6 +154,54 @@ def test_fpt_s_table_4_has_its_figures_beside_ours(
     assert all(one.latency is None for one in profiles)
 
 
+def test_fpt_s_table_1_has_its_figures_beside_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table,) = FURTHER_TABLES["fpt"]
+    named = {row.name: row for row in table.rows}
+    assert list(named) == ["BFP", "+ST", "+GT", "+RT", "+ST+GT", "+ST+RT", "+GT+RT", "+ST+GT+RT"]
+    parts = {"+ST": ("self_transformer", False), "+GT": ("grounding", "none"), "+RT": ("rendering", False)}
+    for name, row in list(named.items())[1:]:
+        assert row.options == {"neck": "fpt", **dict(option for part, option in parts.items() if part not in name)}
+    rows = tuple(
+        dataclasses.replace(named[name], options={**named[name].options, "channels": 16, "head_channels": 16})
+        for name in ("BFP", "+RT")
+    )
+    small = dataclasses.replace(table, backbone="test_resnet", num_classes=3, size=(64, 96), rows=rows)
+    monkeypatch.setitem(FURTHER_TABLES, "fpt", (small,))
+    assert main(["profile", "--paper", "fpt", "--table", "1"]) == 0
+    bfp, rt = (line.split() for line in capsys.readouterr().out.splitlines() if "%" in line)
+    assert (bfp[0], bfp[3], bfp[9]) == ("BFP", "34.60", "172.30")
+    assert (rt[0], rt[3], rt[9]) == ("+RT", "39.80", "187.90")
+    assert float(bfp[1]) < float(rt[1])
+
+
+def test_a_detector_is_counted_with_as_many_boxes_as_it_looks_at() -> None:
+    options: dict[str, Any] = {"neck": "bfp", "channels": 8, "head_channels": 16, "test_proposals": (60, 40)}
+    network = create_model("mask_rcnn", num_classes=3, backbone="test_resnet", detections_per_image=10, **options)
+    one = profile_network(network, size=(64, 96), rounds=1)
+    with torch.no_grad():
+        backbone = count_multiply_adds(network.backbone.eval(), torch.zeros(1, 3, 64, 96))["total"]
+    network.backbone.train()
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    positions = [height * width for height, width in sizes]
+    laterals = sum(count * width * 8 for count, width in zip(positions[:4], network.backbone.channels, strict=True))
+    proposals = sum(positions) * (8 * 8 * 9 + 8 * 3 + 8 * 12)
+    masks = 10 * (196 * 4 * 8 * 8 * 9 + 784 * (8 * 8 + 8 * 4))
+    boxes = 40 * (8 * 49 * 16 + 16 * 16 + 16 * 4 + 16 * 16)
+    assert one.multiply_adds == {
+        "convolutions": backbone + laterals + proposals + masks,
+        "matrix_products": boxes,
+        "total": backbone + laterals + proposals + masks + boxes,
+    }
+    assert one.parameters["context"] == sum(parameter.numel() for parameter in network.neck.parameters())
+    heads = [*network.rpn.parameters(), *network.roi_heads.parameters()]
+    assert one.parameters["head"] == sum(parameter.numel() for parameter in heads)
+    assert one.activation_bytes["training"] > one.activation_bytes["inference"] > 0
+    assert one.latency is not None
+    assert one.latency > 0
+
+
 @pytest.fixture(scope="module")
 def added_costs() -> dict[str, ComparedCost]:
     table = PAPER_TABLES["ranet"]
@@ -243,6 +291,8 @@ def test_what_methods_add_is_the_difference_of_two_networks(capsys: pytest.Captu
         ({"paper": "ranet", "num_classes": 3}, "a paper's table has its own setting"),
         ({"paper": "ranet", "batch": 2}, "batch 2: expected 1, RANet, Table 3 is for one image"),
         ({"paper": "pan"}, "paper 'pan': expected one of agln, fpt, ranet"),
+        ({"paper": "fpt", "table": 2}, "table 2 of paper 'fpt': expected one of 4, 1"),
+        ({"models": "fcn", "table": 1}, "table 1: expected a paper beside it"),
         ({"models": ["fcn", "unet"]}, "unknown model 'unet'"),
         ({"models": "fcn", "batch": 0}, "batch 0"),
         ({"models": "fcn", "num_classes": 0}, "num_classes 0: expected 1 to 255"),

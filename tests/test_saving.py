@@ -101,6 +101,13 @@ class TestSave:
 
 
 class TestLoad:
+    def test_files_without_a_long_edge_have_none(self, run: Path) -> None:
+        path = run / "model" / "config.json"
+        configuration = json.loads(path.read_text())
+        assert configuration.pop("long_edge") is None
+        path.write_text(json.dumps(configuration))
+        assert load(run).labelling == LABELLING
+
     @torch.no_grad()
     def test_gives_the_network_back(self, run: Path) -> None:
         network = make_network().eval()

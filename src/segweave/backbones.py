@@ -1,15 +1,19 @@
 """Backbones: a timm model as the source of a pyramid of feature maps."""
 
 import difflib
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import timm
 import timm.data
 import torch
 import torch.nn.functional as F
+from timm.layers import GlobalContext, NonLocalAttn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segweave.errors import InputError
+
+Attention = Literal["none", "non_local", "global_context"]
 
 STRIDES = (4, 8, 16, 32)
 """The strides of the four maps, res2 to res5 in the papers' terms, before any is dilated."""
@@ -29,23 +33,38 @@ class Backbone(nn.Module):
         output_stride: The stride of the coarsest map: 32, or 16 or 8, for which the last one or two stages are dilated
             instead of strided.
         pretrained: Whether to load timm's weights for the model; needs a network, or the weights in the hub's cache.
+        attention: Blocks that a ResNet gets beside its own (FPT, Section 4.1: NL-ResNet and GC-ResNet). timm puts one
+            at the end of every residual branch, before it is added. "global_context" (Cao et al., "GCNet", ICCVW 2019,
+            fused by addition as there): all of them; theirs spares res2. "non_local" (Wang et al., "Non-local Neural
+            Networks", CVPR 2018): the last one of res4 alone, near where theirs is, since it makes a table of all pairs
+            of positions: 40 MB there for an image of 800 x 1000, 10 GB in res2. Both start by changing nothing, so that
+            pretrained weights, which don't have them, keep their meaning. In a frozen backbone they stay that way.
 
     Attributes:
         channels: The channels of the four maps.
         strides: The strides of the four maps, none above `output_stride`.
         mean, std: What the model's images are normalised with, (red, green, blue) for intensities in [0, 1].
         frozen: Whether `freeze` was called.
+        batch_norm_frozen: Whether `freeze_batch_norm` was called.
 
     Raises:
-        InputError: The model is unknown, has no such pyramid, cannot be dilated, or its weights cannot be loaded.
+        InputError: The model is unknown, has no such pyramid, cannot be dilated, takes no such attention, or its
+            weights cannot be loaded.
     """
 
-    def __init__(self, name: str, *, output_stride: int = 32, pretrained: bool = False) -> None:
+    def __init__(
+        self, name: str, *, output_stride: int = 32, pretrained: bool = False, attention: Attention = "none"
+    ) -> None:
         super().__init__()
         self.name = name
         self.output_stride = output_stride
         self.frozen = False
-        self.features, self._levels, self.size_multiple = _create_features(name, output_stride, pretrained)
+        self.batch_norm_frozen = False
+        self.features, self._levels, self.size_multiple = _create_features(name, output_stride, pretrained, attention)
+        if attention == "non_local":
+            _keep_last_non_local_block(self.features, _feature_info(self.features).module_name(self._levels[2]))
+        if attention == "global_context":
+            _start_from_nothing(self.features)
         all_channels = _feature_info(self.features).channels()
         self.channels: tuple[int, ...] = tuple(all_channels[level] for level in self._levels)
         self.strides: tuple[int, ...] = tuple(min(stride, output_stride) for stride in STRIDES)
@@ -64,10 +83,30 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def freeze_batch_norm(self) -> None:
+        """Keeps the backbone's batch norm as it is from now on, in training too: it normalises with the statistics that
+        it has, and its factors and offsets get no gradients. The rest of the backbone is trained.
+
+        For detectors, whose batches are too small for statistics; the norms that follow the backbone are left alone, as
+        are those of non-local blocks, which have learnt nothing yet. A backbone without batch norm stays as it is.
+        """
+        self.batch_norm_frozen = True
+        for norm in self._batch_norms():
+            norm.requires_grad_(False)
+            norm.eval()
+
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; a frozen backbone stays in evaluation mode, also when the network that it
-        belongs to is set."""
-        return super().train(mode and not self.frozen)
+        """Sets training or evaluation mode; what is frozen stays in evaluation mode, also when the network that the
+        backbone belongs to is set."""
+        super().train(mode and not self.frozen)
+        if self.batch_norm_frozen:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> list[nn.Module]:
+        added = {id(part) for block in self.modules() if isinstance(block, NonLocalAttn) for part in block.modules()}
+        return [module for module in self.modules() if isinstance(module, _BatchNorm) and id(module) not in added]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Computes the feature maps.
@@ -96,7 +135,9 @@ class Backbone(nn.Module):
         return x.permute(0, 3, 1, 2) if channels_last else x
 
 
-def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, list[int], int]:
+def _create_features(
+    name: str, output_stride: int, pretrained: bool, attention: Attention
+) -> tuple[nn.Module, list[int], int]:
     """Creates the timm model; says which of its maps are the pyramid, and of which number its image sizes must be
     multiples (mostly 1)."""
     if output_stride not in (8, 16, 32):
@@ -106,7 +147,13 @@ def _create_features(name: str, output_stride: int, pretrained: bool) -> tuple[n
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"backbone {name!r} is not a model that timm knows{hint}")
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    if attention != "none":
+        options["block_args"] = {"attn_layer": _attention_layer(attention)}
     features = _architecture(name, options)
+    if attention != "none" and not any(
+        isinstance(module, (GlobalContext, NonLocalAttn)) for module in features.modules()
+    ):
+        raise _takes_no_attention(name)
     levels = _pyramid_levels(name, features, output_stride)
     size_multiple = _size_multiple(features)
     if size_multiple is None:
@@ -128,6 +175,8 @@ def _architecture(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, features_only=True, **options)
     except (TypeError, AssertionError, ValueError, NotImplementedError) as error:
+        if "block_args" in options:
+            raise _takes_no_attention(name) from error
         if "output_stride" in options:
             raise InputError(
                 f"backbone {name!r} can't be dilated to output_stride {options['output_stride']}: "
@@ -136,6 +185,36 @@ def _architecture(name: str, options: dict[str, Any]) -> nn.Module:
         raise InputError(f"backbone {name!r} can't be made: {_first_line(error)}") from error
     except (RuntimeError, AttributeError, OSError) as error:
         raise InputError(f"backbone {name!r} can't be made: {_first_line(error)}") from error
+
+
+def _attention_layer(attention: Attention) -> str:
+    """What timm calls it; "gc" there would scale the map instead of adding to it."""
+    layers = {"non_local": "nl", "global_context": "gca"}
+    if attention not in layers:
+        raise InputError(f"backbone attention {attention!r}: expected one of none, {', '.join(layers)}")
+    return layers[attention]
+
+
+def _takes_no_attention(name: str) -> InputError:
+    return InputError(f"backbone {name!r} takes no attention blocks: expected a ResNet, or attention 'none'")
+
+
+def _keep_last_non_local_block(features: nn.Module, stage: str) -> None:
+    """Removes all non-local blocks but the last one of a stage."""
+    paths = [path for path, module in features.named_modules() if isinstance(module, NonLocalAttn)]
+    kept = [path for path in paths if path.startswith(f"{stage}.")][-1]
+    for path in paths:
+        if path != kept:
+            parent, _, own = path.rpartition(".")
+            setattr(features.get_submodule(parent), own, None)  # a residual block looks whether it has one
+
+
+def _start_from_nothing(features: nn.Module) -> None:
+    """Lets global-context blocks add nothing at first, as their paper does; a ResNet has given them weights."""
+    for module in features.modules():
+        if isinstance(module, GlobalContext):
+            for parameter in module.mlp_add.fc2.parameters():
+                nn.init.zeros_(parameter)
 
 
 def _with_pretrained_weights(name: str, options: dict[str, Any]) -> nn.Module:

@@ -3,11 +3,11 @@
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
-from segweave.backbones import Backbone
+from segweave.backbones import Attention, Backbone
 from segweave.errors import InputError, plain_message
 from segweave.networks.agln import AGLN
 from segweave.networks.deeplabv3 import DeepLabV3
@@ -18,8 +18,14 @@ from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
+from segweave.networks.rcnn import DetectionNetwork, FasterRCNN, MaskRCNN
 from segweave.networks.semantic import SemanticNetwork
 from segweave.networks.ufp import UFP
+
+Task = Literal["semantic", "detection", "instance"]
+SemanticName = Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"]
+DetectionName = Literal["faster_rcnn", "mask_rcnn"]
+Network = SemanticNetwork | DetectionNetwork
 
 SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "fcn": FCN,
@@ -34,42 +40,77 @@ SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
     "fpt": FPT,
 }
 
+DETECTION_NETWORKS: dict[str, type[DetectionNetwork]] = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
 
-def list_models(task: Literal["semantic"] | None = None) -> list[str]:
+NETWORKS: dict[str, type[Network]] = {**SEMANTIC_NETWORKS, **DETECTION_NETWORKS}
+_NAMES: dict[Task, list[str]] = {
+    "semantic": list(SEMANTIC_NETWORKS),
+    "detection": list(DETECTION_NETWORKS),
+    "instance": ["mask_rcnn"],
+}
+
+
+def list_models(task: Task | None = None) -> list[str]:
     """The names that `create_model` knows, of one task or of all.
+
+    Args:
+        task: "semantic" for classes of pixels, "detection" for boxes of objects, "instance" for their masks.
 
     Raises:
         InputError: The task is unknown.
     """
-    if task not in (None, "semantic"):
-        raise InputError(f"task {task!r}: expected 'semantic'")
-    return list(SEMANTIC_NETWORKS)
+    if task is None:
+        return list(NETWORKS)
+    if task not in _NAMES:
+        raise InputError(f"task {task!r}: expected one of {', '.join(_NAMES)}")
+    return list(_NAMES[task])
+
+
+@overload
+def create_model(
+    name: SemanticName, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
+) -> SemanticNetwork: ...
+
+
+@overload
+def create_model(
+    name: DetectionName, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
+) -> DetectionNetwork: ...
+
+
+@overload
+def create_model(
+    name: str, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
+) -> Network: ...
 
 
 def create_model(
     name: str, *, num_classes: int, backbone: str = "resnet50", pretrained: bool = False, **options: Any
-) -> SemanticNetwork:
+) -> Network:
     """Makes a network, in training mode, its weights in the `channels_last` layout that convolutions are fastest in.
 
     Args:
         name: One of `list_models()`.
-        num_classes: K, at least 1 and at most 255 (255 itself means "ignore" in a mask).
+        num_classes: K, at least 1 and at most 255 (255 itself means "ignore" in a mask), without the background that
+            detectors have beside.
         backbone: The name of a timm model (see `segweave.backbones.Backbone`).
         pretrained: Whether the backbone starts from timm's weights, or from random ones.
-        options: `output_stride` (the default is the paper's) and what the network's constructor takes (see its class).
+        options: `output_stride` (the default is the paper's) and `backbone_attention` (see `Backbone`), and what the
+            network's constructor takes (see its class).
 
     Raises:
         InputError: The name, an option or its value is unknown; the message names the known ones. Or the backbone can't
             be had.
     """
-    network_class = SEMANTIC_NETWORKS.get(name)
+    network_class = NETWORKS.get(name)
     if network_class is None:
-        raise InputError(f"unknown model {name!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
+        raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
     if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
         raise InputError(f"num_classes {num_classes!r}: expected 1 to 255")
     network_options = check_options(name, options) if options else {}
     output_stride = network_options.pop("output_stride", network_class.default_output_stride)
-    source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained)
+    attention = network_options.pop("backbone_attention", "none")
+    source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained, attention=attention)
     try:
         network = network_class(backbone=source, num_classes=num_classes, **network_options)
     except InputError:
@@ -86,10 +127,10 @@ def create_model(
 
 def model_options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults."""
-    network_class = SEMANTIC_NETWORKS[name]
+    network_class = NETWORKS[name]
     parameters = inspect.signature(network_class).parameters.values()
     own = {p.name: p.default for p in parameters if p.name not in ("backbone", "num_classes")}
-    return {"output_stride": network_class.default_output_stride, **own}
+    return {"output_stride": network_class.default_output_stride, "backbone_attention": "none", **own}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,15 +145,16 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     from jsonargparse import ArgumentError, ArgumentParser  # a heavy import for those who pass no options
 
     known = model_options(name)
-    kinds = typing.get_type_hints(SEMANTIC_NETWORKS[name].__init__)
+    kinds = typing.get_type_hints(NETWORKS[name].__init__)
     for option, value in options.items():
         if option not in known:
             raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
         if value is None and type(None) not in typing.get_args(kinds.get(option)):
             raise InputError(f"option of model {name!r}: {option} None: expected a value")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SEMANTIC_NETWORKS[name], skip={"backbone", "num_classes"})
+    parser.add_class_arguments(NETWORKS[name], skip={"backbone", "num_classes"})
     parser.add_argument("--output_stride", type=int)
+    parser.add_argument("--backbone_attention", type=Attention)
     values = {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
     try:
         parsed = parser.parse_object(values)

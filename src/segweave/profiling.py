@@ -17,17 +17,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segweave.activation_memory import peak_activation_bytes
+from segweave.detector_cost import countable
 from segweave.devices import choose_device
 from segweave.errors import InputError
-from segweave.models import create_model
-from segweave.networks.semantic import SemanticNetwork
-from segweave.paper_tables import PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
+from segweave.models import Network, create_model
+from segweave.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
 
 COUNTED = (
     "Multiply-adds are those of convolutions and matrix products (attention's among them), for one image; norms, "
     "activations, pooling, softmax and resizing are not counted. Activations: the most bytes of tensors that live at "
     "once in a forward pass, without the weights; in training all that backward needs is kept. Scratch memory inside "
-    "an operation is not counted. Latency: median of forward passes in evaluation."
+    "an operation is not counted. Detectors are counted with as many boxes as they look at in evaluation at most. "
+    "Latency: median of forward passes in evaluation."
 )
 
 
@@ -80,7 +81,7 @@ class ComparedCost:
 
 
 @overload
-def profile(*, paper: Literal["ranet"], json: bool = False) -> list[ComparedCost]: ...
+def profile(*, paper: Literal["ranet"], table: int | None = None, json: bool = False) -> list[ComparedCost]: ...
 
 
 @overload
@@ -95,6 +96,7 @@ def profile(
     device: str = "auto",
     rounds: int = 5,
     paper: Literal["agln", "fpt"] | None = None,
+    table: int | None = None,
     json: bool = False,
 ) -> list[Profile]: ...
 
@@ -110,6 +112,7 @@ def profile(
     device: str = "auto",
     rounds: int = 5,
     paper: Literal["agln", "ranet", "fpt"] | None = None,
+    table: int | None = None,
     json: bool = False,
 ) -> list[Profile] | list[ComparedCost]:
     """Prints what networks cost, side by side, or a paper's table of costs with its figures beside ours.
@@ -126,6 +129,7 @@ def profile(
         paper: Instead of `models`: whose table to print, in its own setting: "agln" (Table VIII), "fpt" (Table 4), or
             "ranet" (Table 3: what its context adds to fcn, for one image). Nothing runs, so that device and rounds
             don't matter.
+        table: The number of another table of the paper: FPT's Table 1, of detectors.
         json: Whether to print JSON instead of a table.
 
     Returns:
@@ -140,18 +144,20 @@ def profile(
     if batch < 1 or rounds < 1:
         raise InputError(f"batch {batch} and rounds {rounds}: expected 1 or more")
     kind = choose_device(device)
-    table = None if paper is None else _paper_table(paper)
-    if table is not None and any(setting is not None for setting in (backbone, options, num_classes, size)):
+    if paper is None and table is not None:
+        raise InputError(f"table {table}: expected a paper beside it")
+    printed = None if paper is None else _paper_table(paper, table)
+    if printed is not None and any(setting is not None for setting in (backbone, options, num_classes, size)):
         raise InputError(
             "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
         )
-    if isinstance(table, AddedCostTable):
+    if isinstance(printed, AddedCostTable):
         if batch != 1:
-            raise InputError(f"batch {batch}: expected 1, {table.title} is for one image")
-        return _compare_costs(table, json)
-    if table is not None:
-        wanted = [(row.model, row.options) for row in table.rows]
-        backbone, num_classes, size = table.backbone, table.num_classes, table.size
+            raise InputError(f"batch {batch}: expected 1, {printed.title} is for one image")
+        return _compare_costs(printed, json)
+    if printed is not None:
+        wanted = [(row.model, row.options) for row in printed.rows]
+        backbone, num_classes, size = printed.backbone, printed.num_classes, printed.size
     else:
         wanted = [(name, dict(options or {})) for name in names]
         backbone = "resnet50" if backbone is None else backbone
@@ -163,24 +169,27 @@ def profile(
         create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
         for name, model_options in wanted
     )
-    if table is not None:
+    if printed is not None:
         profiles = [_profile_without_running(one, size, batch) for one in networks]  # one after the other is made
     else:
         # all are made before any is measured: what can't be made is known at once
         profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in list(networks)]
     if json:
         print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
-    elif table is not None:
-        _print_paper_table(Console(), table, profiles)
+    elif printed is not None:
+        _print_paper_table(Console(), printed, profiles)
     else:
         _print_profiles(Console(), profiles)
     return profiles
 
 
-def _paper_table(paper: str) -> PaperTable | AddedCostTable:
+def _paper_table(paper: str, number: int | None) -> PaperTable | AddedCostTable:
     if paper not in PAPER_TABLES:
         raise InputError(f"paper {paper!r}: expected one of {', '.join(PAPER_TABLES)}")
-    return PAPER_TABLES[paper]
+    tables = {table.number: table for table in (PAPER_TABLES[paper], *FURTHER_TABLES.get(paper, ()))}
+    if number is not None and number not in tables:
+        raise InputError(f"table {number} of paper {paper!r}: expected one of {', '.join(map(str, tables))}")
+    return PAPER_TABLES[paper] if number is None else tables[number]
 
 
 def _compare_costs(table: AddedCostTable, json: bool) -> list[ComparedCost]:
@@ -213,7 +222,7 @@ def _counts(table: AddedCostTable, model: str, options: Mapping[str, Any]) -> tu
     return counted.multiply_adds["total"], counted.parameters["total"], counted.activation_bytes["training"]
 
 
-def _profile_without_running(network: SemanticNetwork, size: tuple[int, int], batch: int) -> Profile:
+def _profile_without_running(network: Network, size: tuple[int, int], batch: int) -> Profile:
     """Counts what needs no time: the tensors have sizes, but no numbers.
 
     They pass for tensors of a CPU, unlike those of torch's meta device, on which fused attention falls back to a table
@@ -221,16 +230,17 @@ def _profile_without_running(network: SemanticNetwork, size: tuple[int, int], ba
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(batch, 3, *size).contiguous(memory_format=torch.channels_last)
-        multiply_adds = count_multiply_adds(network, images[:1])
-        kept = peak_activation_bytes(network, images)
+        counted = countable(network)
+        multiply_adds = count_multiply_adds(counted, images[:1])
+        kept = peak_activation_bytes(counted, images)
         network.eval()
         with torch.no_grad():
-            inference = peak_activation_bytes(network, images)
+            inference = peak_activation_bytes(counted, images)
     return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, None)
 
 
 def profile_network(
-    network: SemanticNetwork, *, size: tuple[int, int] = (512, 512), batch: int = 1, rounds: int = 5
+    network: Network, *, size: tuple[int, int] = (512, 512), batch: int = 1, rounds: int = 5
 ) -> Profile:
     """Measures a network where it is; its mode and its statistics are left as they were.
 
@@ -242,16 +252,17 @@ def profile_network(
     """
     device = next(network.parameters()).device
     images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
+    counted = countable(network)
     modes = {module: module.training for module in network.modules()}
     statistics_before = [buffer.clone() for buffer in network.buffers()]
     try:
         network.eval()
         with torch.no_grad():
-            multiply_adds = count_multiply_adds(network, images[:1])
-            inference = peak_activation_bytes(network, images)
+            multiply_adds = count_multiply_adds(counted, images[:1])
+            inference = peak_activation_bytes(counted, images)
             latency = _median_latency(network, images, rounds)
         network.train()
-        kept = peak_activation_bytes(network, images)
+        kept = peak_activation_bytes(counted, images)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -261,7 +272,7 @@ def profile_network(
 
 
 def _profile(
-    network: SemanticNetwork,
+    network: Network,
     size: tuple[int, int],
     batch: int,
     multiply_adds: dict[str, int],
@@ -283,13 +294,14 @@ def _profile(
     )
 
 
-def count_parameters(network: SemanticNetwork) -> dict[str, int]:
+def count_parameters(network: Network) -> dict[str, int]:
     """The parameters of the `backbone`, of the `head` (with auxiliary ones), of the `context` between, and in
     `total`."""
     counts = {"backbone": 0, "context": 0, "head": 0}
     for name, parameter in network.named_parameters():
         part = name.split(".")[0]
-        group = "backbone" if part == "backbone" else "head" if part.endswith("head") else "context"
+        is_head = part.endswith("head") or part in ("rpn", "roi_heads")
+        group = "backbone" if part == "backbone" else "head" if is_head else "context"
         counts[group] += parameter.numel()
     return {**counts, "total": sum(counts.values())}
 
@@ -306,7 +318,7 @@ def count_multiply_adds(network: nn.Module, images: Tensor) -> dict[str, int]:
     return {"convolutions": convolutions, "matrix_products": total - convolutions, "total": total}
 
 
-def _median_latency(network: SemanticNetwork, images: Tensor, rounds: int) -> float:
+def _median_latency(network: Network, images: Tensor, rounds: int) -> float:
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.models import create_model
-from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.models import Network, create_model
+from segweave.networks.semantic import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIGURATION_FILE = "config.json"
 
 
-def save_model(network: SemanticNetwork, folder: Path) -> None:
+def save_model(network: Network, folder: Path) -> None:
     """Writes two files to `folder`: the network's weights, and what is needed to make it again.
 
     Args:
@@ -35,6 +35,7 @@ def save_model(network: SemanticNetwork, folder: Path) -> None:
         "classes": labelling.classes,
         "palette": labelling.palette,
         "short_edge": labelling.short_edge,
+        "long_edge": labelling.long_edge,
         "mean": network.backbone.mean,
         "std": network.backbone.std,
     }
@@ -47,7 +48,7 @@ def save_model(network: SemanticNetwork, folder: Path) -> None:
         unfinished.write_text(json.dumps(configuration, indent=2) + "\n")
 
 
-def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SemanticNetwork:
+def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Network:
     """Loads the network of a run, in evaluation mode.
 
     Args:
@@ -67,6 +68,7 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
             classes=tuple(configuration["classes"]),
             palette=tuple((int(red), int(green), int(blue)) for red, green, blue in configuration["palette"]),
             short_edge=configuration["short_edge"],
+            long_edge=configuration.get("long_edge"),  # of networks for objects; older files don't have it
         )
         network = create_model(
             configuration["model"],
@@ -90,7 +92,7 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     return network.to(device).eval()
 
 
-def initialise_from(network: SemanticNetwork, run: str | os.PathLike[str]) -> list[str]:
+def initialise_from(network: Network, run: str | os.PathLike[str]) -> list[str]:
     """Takes all weights of a trained network that fit by name and shape, such as all but the classifier of one that was
     trained on other classes.
 

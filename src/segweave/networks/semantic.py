@@ -20,11 +20,14 @@ class Labelling:
         palette: Their K colours (red, green, blue), 0 to 255.
         short_edge: The length in pixels of the short edge that images were resized to before the network saw them; None
             for their own size.
+        long_edge: For objects, the length in pixels that the long edge is at most given, whatever the short one's then
+            is; None for no limit.
     """
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     short_edge: int | None = None
+    long_edge: int | None = None
 
 
 class SemanticNetwork(nn.Module, ABC):

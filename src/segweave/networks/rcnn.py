@@ -1,0 +1,338 @@
+"""Faster R-CNN and Mask R-CNN on a feature pyramid (FPT, Sections 3.5 and 4.1).
+
+Ren, He, Girshick, Sun, "Faster R-CNN", NeurIPS 2015; He, Gkioxari, Dollár, Girshick, "Mask R-CNN", ICCV 2017; on
+pyramids as in Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017. The region proposals, the heads,
+their losses and how detections are chosen are torchvision's; `segweave.networks.necks` has the pyramids,
+`segweave.networks.augmented_head` PANet's heads. Where we do otherwise than torchvision's detectors:
+
+- The strides of the levels are told, not guessed from the first images: small and odd sizes work.
+- Anchors, offsets and logits are float32 in mixed precision too: bfloat16 has steps of 4 pixels at 1,000.
+- The last layers start from small weights, as in Fast R-CNN, so that training can start from random ones.
+- The level that a box is pooled from follows `anchor_sizes`: it is FPN's (224 pixels at stride 16) for its anchors, and
+  the same share of others.
+- Images are resized with antialiasing, as they are in training, and only in evaluation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from segweave.backbones import Backbone
+from segweave.errors import InputError
+from segweave.networks.augmented_head import (
+    AdaptiveFeaturePooling,
+    AugmentedMaskHead,
+    FullyConnectedFusion,
+    HeavierBoxHead,
+)
+from segweave.networks.fpt import Grounding, Normaliser, Scaling
+from segweave.networks.necks import NeckName, make_neck
+from segweave.networks.rcnn_parts import (
+    BoxPredictor,
+    MaskPredictor,
+    Preparation,
+    ProposalHead,
+    PyramidAnchors,
+    PyramidRoIAlign,
+)
+from segweave.networks.semantic import Labelling
+from segweave.ops.mixture_of_softmaxes import Similarity
+
+# Shapes: B images, N objects of an image, R boxes of all images, K classes
+
+BOX_SIZE, MASK_SIZE = 7, 14
+"""Positions along a side of what is pooled for a box and for its mask."""
+
+ANCHORS_PER_IMAGE = 256
+"""How many anchors of an image the region proposals are trained on, half of them on objects if there are so many."""
+
+
+class DetectionNetwork(nn.Module, ABC):
+    """A network that detects objects: a backbone, a pyramid, heads.
+
+    Args:
+        backbone: The source of the feature maps.
+        num_classes: K, the number of classes, without the background.
+
+    Attributes:
+        default_output_stride: The stride that the network's paper gives its backbone.
+        recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
+        labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
+        detections_per_image: How many objects it finds in an image at most.
+    """
+
+    default_output_stride: ClassVar[int] = 32
+    recipe: dict[str, Any]
+    labelling: Labelling | None = None
+
+    def __init__(self, *, backbone: Backbone, num_classes: int, detections_per_image: int = 100) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.detections_per_image = detections_per_image
+
+    @abstractmethod
+    def forward(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """In training computes the losses, in evaluation detects objects.
+
+        Args:
+            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up. In evaluation they are resized as
+                `labelling` says, in training not.
+            targets: In training, for each image `boxes` (N, 4), float32, XYXY in pixels, of some width and height,
+                `labels` (N,), int64, 1 to K, and for masks `masks` (N, H, W), uint8. N may be 0. Groups of objects
+                (`iscrowd`) aren't told apart: they should be left out. In evaluation targets don't matter.
+
+        Returns:
+            In training the losses by name, already weighted: their sum is the training loss. In evaluation for each
+            image `boxes` (N, 4), XYXY in its own pixels, `labels` (N,), 1 to K, `scores` (N,), falling, and for masks
+            `masks` (N, 1, H, W) in [0, 1].
+
+        Raises:
+            InputError: In training, an object has no area, or its label is none of 1 to K.
+        """
+
+    @abstractmethod
+    def prepared(self, image: Tensor) -> Tensor:
+        """An image as the network sees it in evaluation, without the padding of a batch.
+
+        Args:
+            image: (3, H, W), float32 in [0, 1].
+
+        Returns:
+            (1, 3, h, w), normalised, resized as `labelling` says: what `explain` takes.
+        """
+
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The context that the network used, by name, for pictures; see `SemanticNetwork.explain`.
+
+        Args:
+            images: (1, 3, H, W), normalised.
+            at: A pixel (x, y) of the images.
+        """
+        return {}
+
+
+class FasterRCNN(DetectionNetwork):
+    """Faster R-CNN on a pyramid: boxes and classes.
+
+    Rows of FPT's Tables 1 and 3 are arguments.
+
+    Args:
+        backbone: The source of the feature maps.
+        num_classes: K, without the background.
+        neck: The pyramid: plain laterals ("bfp"), FPN, PANet's bottom-up path ("bpa"), or FPT on plain laterals.
+        channels: Width of the levels and of the heads' convolutions.
+        self_transformer: Of "fpt", as all up to `keep_probability`: whether levels attend to themselves (ST).
+        grounding: Whether levels attend to coarser ones: everywhere (GT), in a square (LGT), or not.
+        rendering: Whether levels are rendered by finer ones (RT).
+        self_parts: N of Eq. 2 in ST.
+        grounding_parts: N of Eq. 2 in GT and LGT.
+        self_similarity: Of ST.
+        grounding_similarity: Of GT and LGT; "euclidean" in the paper.
+        normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
+        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
+        square_size: Positions along a side of LGT's square.
+        drop_block_size: Side of the squares that are dropped from the transformed levels in training.
+        keep_probability: Of a position of the transformed levels in training; 1 leaves DropBlock out.
+        anchor_sizes: The root of an anchor's area in pixels for each of the five levels, the finest first. They should
+            span the sizes of the objects, in the pixels that the network sees.
+        aspect_ratios: Of anchors, height to width.
+        head_channels: Width of the box head's fully-connected layers.
+        augmented_head: Whether the heads are PANet's: every box is pooled from every level, and both heads are heavier.
+        rois_per_image: Boxes of an image that the heads are trained on.
+        positive_share: The share of them that are on objects, at most.
+        training_proposals: How many proposals are kept in training: of each level before non-maximum suppression, and
+            of an image after it.
+        test_proposals: The same in evaluation.
+        detections_per_image: How many detections are kept, those of the highest scores.
+        score_threshold: The score that a detection must exceed.
+
+    Raises:
+        ValueError: There aren't five sizes of anchors, a number isn't positive, or as in the pyramid.
+    """
+
+    has_masks: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        num_classes: int,
+        neck: NeckName = "fpn",
+        channels: int = 256,
+        self_transformer: bool = True,
+        grounding: Grounding = "global",
+        rendering: bool = True,
+        self_parts: int = 2,
+        grounding_parts: int = 4,
+        self_similarity: Similarity = "dot",
+        grounding_similarity: Similarity = "euclidean",
+        normaliser: Normaliser = "mixture",
+        distance_scaling: Scaling = "square_root",
+        square_size: int = 5,
+        drop_block_size: int = 5,
+        keep_probability: float = 0.9,
+        anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0),
+        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        head_channels: int = 1024,
+        augmented_head: bool = False,
+        rois_per_image: int = 512,
+        positive_share: float = 0.25,
+        training_proposals: tuple[int, int] = (2000, 2000),
+        test_proposals: tuple[int, int] = (1000, 1000),
+        detections_per_image: int = 100,
+        score_threshold: float = 0.05,
+    ) -> None:
+        super().__init__(backbone=backbone, num_classes=num_classes, detections_per_image=detections_per_image)
+        _require_positive("anchor_sizes", anchor_sizes)
+        _require_positive("aspect_ratios", aspect_ratios)
+        _require_positive("rois_per_image", (rois_per_image,))
+        _require_positive("training_proposals", training_proposals)
+        _require_positive("test_proposals", test_proposals)
+        _require_positive("detections_per_image", (detections_per_image,))
+        self.test_proposals = test_proposals
+        if not 0 < positive_share <= 1:
+            raise ValueError(f"positive_share {positive_share}: expected one above 0, and 1 at most")
+        self.neck = make_neck(
+            neck,
+            backbone,
+            channels,
+            self_transformer=self_transformer,
+            grounding=grounding,
+            rendering=rendering,
+            self_parts=self_parts,
+            grounding_parts=grounding_parts,
+            self_similarity=self_similarity,
+            grounding_similarity=grounding_similarity,
+            normaliser=normaliser,
+            distance_scaling=distance_scaling,
+            square_size=square_size,
+            drop_block_size=drop_block_size,
+            keep_probability=keep_probability,
+        )
+        if len(anchor_sizes) != len(self.neck.strides):
+            raise ValueError(
+                f"{len(anchor_sizes)} anchor_sizes: expected one for each of {len(self.neck.strides)} levels"
+            )
+        self.rpn = RegionProposalNetwork(
+            PyramidAnchors(anchor_sizes, aspect_ratios, self.neck.strides),
+            ProposalHead(channels, len(aspect_ratios)),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=ANCHORS_PER_IMAGE,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": training_proposals[0], "testing": test_proposals[0]},
+            post_nms_top_n={"training": training_proposals[1], "testing": test_proposals[1]},
+            nms_thresh=0.7,
+        )
+        # a box as large as the anchors at stride 16 is pooled from there or finer, in the proportion of FPN
+        canonical_size = 224 / 128 * anchor_sizes[2]
+        make_parts = self._augmented_parts if augmented_head else self._plain_parts
+        self.roi_heads = RoIHeads(
+            **make_parts(channels, head_channels, self.neck.strides[:-1], canonical_size),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=rois_per_image,
+            positive_fraction=positive_share,
+            bbox_reg_weights=None,
+            score_thresh=score_threshold,
+            nms_thresh=0.5,
+            detections_per_img=detections_per_image,
+        )
+
+    def forward(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        used = self._checked(targets) if self.training else None
+        preparation = self._preparation()
+        batch, used = preparation(images, used)
+        levels = self.levels(batch.tensors)
+        proposals, proposal_losses = self.rpn(batch, levels, used)
+        detections, losses = self.roi_heads(levels, proposals, batch.image_sizes, used)
+        if self.training:
+            return {**proposal_losses, **losses}
+        return preparation.postprocess(detections, batch.image_sizes, [tuple(image.shape[-2:]) for image in images])
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""
+        preparation = self._preparation().eval()
+        resized, _ = preparation.resize(preparation.normalize(image))
+        return resized[None]
+
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        """The pyramid's levels, "0" to "4": (B, 3, H, W), normalised -> (B, channels, h, w) each, the finest first."""
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return {str(number): level for number, level in enumerate(self.neck(maps))}
+
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """What FPT made of each level, and why: see `FeaturePyramidTransformer.explain`. Other necks give nothing."""
+        return self.neck.explain(self.backbone(images), images, at)
+
+    def _preparation(self) -> Preparation:
+        edges = (self.labelling.short_edge, self.labelling.long_edge) if self.labelling is not None else (None, None)
+        return Preparation(self.backbone.mean, self.backbone.std, *edges).train(self.training)
+
+    def _checked(self, targets: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Tensor]]:
+        if targets is None:
+            raise InputError("targets None: expected those of each image, in training")
+        checked = []
+        for number, target in enumerate(targets):
+            counted = {name: target[name] for name in ("boxes", "labels", "masks") if name in target}
+            boxes, labels = counted["boxes"], counted["labels"]
+            if (boxes[:, 2:] <= boxes[:, :2]).any():
+                raise InputError(f"a box of image {number} of the batch has no area: expected x1 < x2 and y1 < y2")
+            if ((labels < 1) | (labels > self.num_classes)).any():
+                raise InputError(f"a label of image {number} of the batch: expected 1 to {self.num_classes}")
+            checked.append(counted)
+        return checked
+
+    def _plain_parts(
+        self, channels: int, head_channels: int, strides: Sequence[int], canonical_size: float
+    ) -> dict[str, nn.Module]:
+        """Of `RoIHeads`: each box is pooled from the level that fits its size."""
+        parts: dict[str, nn.Module] = {
+            "box_roi_pool": PyramidRoIAlign(strides, BOX_SIZE, canonical_size),
+            "box_head": TwoMLPHead(channels * BOX_SIZE**2, head_channels),
+            "box_predictor": BoxPredictor(head_channels, self.num_classes + 1),
+        }
+        if self.has_masks:
+            parts["mask_roi_pool"] = PyramidRoIAlign(strides, MASK_SIZE, canonical_size)
+            parts["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
+            parts["mask_predictor"] = MaskPredictor(channels, self.num_classes + 1)
+        return parts
+
+    def _augmented_parts(
+        self, channels: int, head_channels: int, strides: Sequence[int], canonical_size: float
+    ) -> dict[str, nn.Module]:
+        """Of `RoIHeads`: each box is pooled from every level, whatever its size."""
+        levels = len(strides)
+        parts: dict[str, nn.Module] = {
+            "box_roi_pool": AdaptiveFeaturePooling(strides, BOX_SIZE),
+            "box_head": HeavierBoxHead(levels, channels, BOX_SIZE, head_channels),
+            "box_predictor": BoxPredictor(head_channels, self.num_classes + 1),
+        }
+        if self.has_masks:
+            parts["mask_roi_pool"] = AdaptiveFeaturePooling(strides, MASK_SIZE)
+            parts["mask_head"] = AugmentedMaskHead(levels, channels)
+            parts["mask_predictor"] = FullyConnectedFusion(channels, MASK_SIZE, self.num_classes + 1)
+        return parts
+
+
+class MaskRCNN(FasterRCNN):
+    """Mask R-CNN on a pyramid: boxes, classes and masks. Its arguments are those of `FasterRCNN`."""
+
+    has_masks: ClassVar[bool] = True
+
+
+def _require_positive(name: str, numbers: Sequence[float]) -> None:
+    if not numbers or min(numbers) <= 0:
+        raise ValueError(f"{name} {list(numbers)}: expected numbers above 0")
