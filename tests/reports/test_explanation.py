@@ -37,7 +37,7 @@ def sheet(
     return explanation_sheet(
         {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in maps.items()},
         image=image,
-        mask=mask,
+        predicted=mask,
         classes=CLASSES,
         palette=PALETTE,
         title="a.png",

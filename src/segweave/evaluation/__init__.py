@@ -1,1 +1,1 @@
-"""Evaluation: how well a network labels the pixels of a split."""
+"""Evaluation: how well a network labels the pixels of a split, or finds its objects."""

@@ -13,9 +13,13 @@ from segweave.data import open_dataset
 from segweave.data.dataset import SegmentationDataset
 from segweave.devices import choose_device, require_processes
 from segweave.errors import InputError
+from segweave.evaluation.average_precision import DetectionResult
+from segweave.evaluation.detection import detection_figures, evaluate_detector, print_detections
 from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, create_trainer, is_first_process
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
+from segweave.models import Network
+from segweave.networks.rcnn import DetectionNetwork
 from segweave.networks.semantic import SemanticNetwork
 from segweave.saving import load
 
@@ -36,14 +40,15 @@ def evaluate(
     devices: int = 1,
     workers: int = 2,
     out: str | os.PathLike[str] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-) -> SegmentationResult:
-    """Evaluates a trained network on a split: mean IoU, pixel accuracy and the IoU of each class, at the images' own
-    sizes.
+) -> SegmentationResult | DetectionResult:
+    """Evaluates a trained network on a split, at the images' own sizes: mean IoU, pixel accuracy and the IoU of each
+    class for pixels; COCO's AP, AP50, AP75 and by size for objects.
 
     Args:
         run: A run folder.
-        data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set.
+        data: A folder with SPLIT/images and either SPLIT/masks or SPLIT/instances.json, or the name of a data set.
         root: The folder of a data set that is given by name.
         split: The split's name.
         scales: Factors by which the images are also seen larger and smaller, such as 0.5 0.75 1.0 1.25 1.5 1.75.
@@ -57,18 +62,32 @@ def evaluate(
         devices: Processes that share the split.
         workers: Processes that load the images, for each of them.
         out: A JSON file to write the figures to.
-        overwrite: Whether `out` may replace a file.
+        predictions: A JSON file to write the objects that were found to, in COCO's format for results.
+        overwrite: Whether `out` and `predictions` may replace files.
 
     Raises:
         InputError: The run has no model, the data doesn't fit it, or an argument can't be used.
     """
-    if out is not None and Path(out).exists() and not overwrite:
-        raise InputError(f"{out}: exists already: expected --overwrite to replace it, or another --out")
+    for flag, file in (("out", out), ("predictions", predictions)):
+        if file is not None and Path(file).exists() and not overwrite:
+            raise InputError(f"{file}: exists already: expected --overwrite to replace it, or another --{flag}")
     require_processes(devices)
     if workers < 0:
         raise InputError(f"workers {workers}: expected 0 or more")
     network = load(run)
     assert network.labelling is not None
+    if isinstance(network, DetectionNetwork):
+        if tuple(scales) != (1.0,) or flip or random_views or window is not None:
+            raise InputError(
+                f"{os.fspath(run)}: a {network.recipe['model']} finds objects: expected no scales, flip, random_views "
+                "or window"
+            )
+        return _evaluate_objects(network, run, data, root, split, device, devices, workers, out, predictions)
+    if predictions is not None:
+        raise InputError(
+            f"predictions {predictions}: {os.fspath(run)} is a {network.recipe['model']}, which labels pixels: "
+            "expected a detector"
+        )
     inference = Inference(
         scales=tuple(scales),
         flip=flip,
@@ -78,20 +97,62 @@ def evaluate(
         scale_range=scale_range,
         seed=seed,
     )
-    dataset = open_dataset(data, root, split, classes=network.labelling.classes)
-    if tuple(dataset.classes) != network.labelling.classes:
-        raise InputError(
-            f"{data}: the data has the {len(dataset.classes)} classes {', '.join(dataset.classes)}; "
-            f"expected the {network.num_classes} "
-            f"that {run} was trained on: {', '.join(network.labelling.classes)}"
-        )
+    dataset = open_dataset(data, root, split, task="semantic", classes=network.labelling.classes)
+    _require_classes(network, run, data, dataset.classes)
     result = evaluate_network(network, dataset, inference=inference, device=device, devices=devices, workers=workers)
     if is_first_process():
         _print_result(Console(), result)
-        if out is not None:
-            with written_whole(Path(out)) as unfinished:
-                unfinished.write_text(json.dumps(_figures(result), indent=2) + "\n")
+        _write_json(out, _figures(result))
     return result
+
+
+def _evaluate_objects(
+    network: DetectionNetwork,
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    split: str,
+    device: str,
+    devices: int,
+    workers: int,
+    out: str | os.PathLike[str] | None,
+    predictions: str | os.PathLike[str] | None,
+) -> DetectionResult:
+    """What `evaluate` does with a detector."""
+    dataset = open_dataset(data, root, split, task="instance")
+    _require_classes(network, run, data, dataset.classes)
+    evaluated = evaluate_detector(
+        network,
+        dataset,
+        detections_per_image=network.detections_per_image,
+        device=device,
+        devices=devices,
+        workers=workers,
+    )
+    if is_first_process():
+        print_detections(Console(), evaluated.result)
+        _write_json(out, detection_figures(evaluated.result))
+        _write_json(predictions, evaluated.predictions)
+    return evaluated.result
+
+
+def _require_classes(
+    network: Network, run: str | os.PathLike[str], data: str | os.PathLike[str], classes: Sequence[str]
+) -> None:
+    """Refuses data of other classes than the network was trained on."""
+    assert network.labelling is not None
+    if tuple(classes) != network.labelling.classes:
+        raise InputError(
+            f"{data}: the data has the {len(classes)} classes {', '.join(classes)}; "
+            f"expected the {network.num_classes} "
+            f"that {run} was trained on: {', '.join(network.labelling.classes)}"
+        )
+
+
+def _write_json(file: str | os.PathLike[str] | None, content: object) -> None:
+    if file is not None:
+        with written_whole(Path(file)) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def evaluate_network(

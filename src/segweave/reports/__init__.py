@@ -1,1 +1,1 @@
-"""What a person looks at: pictures of masks and context, curves, and the HTML page of a run."""
+"""What a person looks at: pictures of masks, objects and context, curves, and the HTML page of a run."""

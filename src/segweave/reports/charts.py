@@ -76,13 +76,16 @@ def read_lines(rows: Sequence[Mapping[str, float | str]], names: Mapping[str, st
     return lines
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_range: tuple[float, float] | None = None) -> Markup:
+def line_chart(
+    lines: Sequence[Line], x_label: str, y_range: tuple[float, float] | None = None, *, averaged: bool = True
+) -> Markup:
     """Draws lines over a common axis.
 
     Args:
         lines: At least one.
         x_label: What runs along the horizontal axis.
         y_range: The least the vertical axis has to show; the data's own range if not given.
+        averaged: Whether a line of many points is taken for a noisy one, and its running mean is drawn over it.
 
     Returns:
         An `<svg>` element, `WIDTH` by `HEIGHT` units. The legend is the page's.
@@ -103,7 +106,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_range: tuple[float, float]
 
     parts = [_horizontal_grid(y_ticks, place_y(y_ticks)), _x_axis(x_ticks, place_x(x_ticks), x_label)]
     for index, line in enumerate(lines):
-        parts.append(_draw(line, place_x, place_y, line_colour(index)))
+        parts.append(_draw(line, place_x, place_y, line_colour(index), averaged))
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, ", ".join(line.name for line in lines) + f" by {x_label}", Markup("").join(parts)
     )
@@ -199,10 +202,10 @@ def _x_axis(ticks: NDArray[np.float64], places: NDArray[np.float64], label: str)
     return Markup("").join(parts)
 
 
-def _draw(line: Line, place_x: Place, place_y: Place, colour: str) -> Markup:
+def _draw(line: Line, place_x: Place, place_y: Place, colour: str, averaged: bool) -> Markup:
     """A line, its running mean if it has many points, and a dot at its end."""
     x, y = _binned(line.x), _binned(line.y)
-    noisy = len(line.x) > NOISY_POINTS
+    noisy = averaged and len(line.x) > NOISY_POINTS
     path = Markup('<polyline class="{}" style="stroke:{}" points="{}"/>')
     parts = [path.format("line faint" if noisy else "line", colour, _points(place_x(x), place_y(y)))]
     if noisy:

@@ -50,14 +50,14 @@ def explanation_sheet(
     maps: Mapping[str, NDArray[Any]],
     *,
     image: NDArray[np.uint8],
-    mask: NDArray[Any],
+    predicted: NDArray[Any] | Image.Image,
     classes: Sequence[str],
     palette: Sequence[Colour],
     title: str,
     at: tuple[int, int] | None = None,
     of_pixel: Collection[str] = (),
 ) -> Image.Image:
-    """Draws maps under the image and its segmentation, a row each, in the order given.
+    """Draws maps under the image and what was predicted, a row each, in the order given.
 
     A map of several channels is drawn as its three strongest principal components (as red, green and blue), as the mean
     over its channels, laid over the image, and as the channels that vary most. A map of one channel is laid over the
@@ -69,7 +69,7 @@ def explanation_sheet(
             h, w) of booleans, true at single positions. Values that aren't finite count as the least. Neighbours whose
             names end alike (`encoder_res4`, `refined_res4`) stand together.
         image: (H, W, 3).
-        mask: (H, W), integers: the class of each pixel.
+        predicted: The class of each pixel, (H, W), integers; or a picture of the objects that were found.
         classes: The names of the K classes.
         palette: Their colours.
         title: What the sheet is of.
@@ -78,7 +78,7 @@ def explanation_sheet(
     """
     centre = None if at is None else ((at[0] + 0.5) / image.shape[1], (at[1] + 0.5) / image.shape[0])
     dots = {name: values[0] for name, values in maps.items() if values.dtype == np.bool_}
-    rows = [_heading(image, mask, classes, palette, title, _notes(maps, at), centre)]
+    rows = [_heading(image, predicted, classes, palette, title, _notes(maps, at), centre)]
     groups = [None, *(name.rpartition("_")[2] for name in maps)]
     for (group_above, group), (name, values) in zip(pairwise(groups), maps.items(), strict=True):
         if group != group_above:
@@ -124,27 +124,33 @@ def most_varying(values: Map, count: int) -> list[int]:
 
 def _heading(
     image: NDArray[np.uint8],
-    mask: NDArray[Any],
+    predicted: NDArray[Any] | Image.Image,
     classes: Sequence[str],
     palette: Sequence[Colour],
     title: str,
     notes: Sequence[tuple[str, str]],
     centre: Point | None,
 ) -> Image.Image:
-    """The title, the image, its segmentation, and beside them the legend and how to read the rows."""
+    """The title, the image, what was predicted, and beside them the legend and how to read the rows."""
     size = _size(image, WIDE)
     enlarged = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    enlarged_mask = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-    segmented = Image.fromarray(overlay(np.asarray(enlarged), np.asarray(enlarged_mask), palette))
+    if isinstance(predicted, Image.Image):
+        shown, shown_caption = predicted.resize(size, Image.Resampling.LANCZOS), "objects"
+        present: list[int] = []
+    else:
+        enlarged_mask = Image.fromarray(predicted.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        shown = Image.fromarray(overlay(np.asarray(enlarged), np.asarray(enlarged_mask), palette))
+        shown_caption = "segmentation"
+        present = [int(k) for k in np.unique(predicted) if k != IGNORE_INDEX]
     if centre is not None:
         enlarged = Image.fromarray(ringed(np.asarray(enlarged), centre))
     left = 2 * (WIDE + GAP)
-    key = _key(mask, classes, palette, notes, ROOM - left)
+    key = _key([classes[k] for k in present], [palette[k] for k in present], notes, ROOM - left)
     top = TITLE_SIZE + 22
     strip = _strip(top + max(size[1] + TEXT_SIZE + 10, key.height) + GAP)
     draw = ImageDraw.Draw(strip)
     draw.text((0, 0), title, fill=INK, font=text_font(TITLE_SIZE, bold=True))
-    for column, (picture, caption) in enumerate([(enlarged, "image"), (segmented, "segmentation")]):
+    for column, (picture, caption) in enumerate([(enlarged, "image"), (shown, shown_caption)]):
         x = column * (WIDE + GAP)
         strip.paste(picture, (x, top))
         draw.text((x, top + size[1] + 5), caption, fill=FAINT, font=text_font(TEXT_SIZE))
@@ -171,15 +177,10 @@ def _notes(maps: Mapping[str, NDArray[Any]], at: tuple[int, int] | None) -> list
 
 
 def _key(
-    mask: NDArray[Any],
-    classes: Sequence[str],
-    palette: Sequence[Colour],
-    notes: Sequence[tuple[str, str]],
-    width: int,
+    classes: Sequence[str], palette: Sequence[Colour], notes: Sequence[tuple[str, str]], width: int
 ) -> Image.Image:
-    """The legend of the classes that occur, and what the colours of the rows mean."""
-    present = [k for k in np.unique(mask) if k != IGNORE_INDEX]
-    chips = legend([classes[k] for k in present], [palette[k] for k in present], width)
+    """The legend of the classes given, and what the colours of the rows mean."""
+    chips = legend(classes, palette, width)
     inset = 12  # of the legend
     line = TEXT_SIZE + 7
     page = Image.new("RGB", (width, chips.height + 48 + line * len(notes)), "white")

@@ -43,9 +43,18 @@ SHARP_WIDTH = 320
 ONE_COLUMN = 24
 """More classes are listed in two columns."""
 CONFUSIONS_LISTED = 10
+MARKS = {"right": CORRECT_COLOUR, "wrong": WRONG_COLOUR, "ignored": IGNORE_COLOUR}
 DASH = "\N{EN DASH}"
 
-KNOWN_NAMES = {"train/loss": "sum", "val/mean_iou": "mIoU", "val/pixel_accuracy": "pixel accuracy"}
+KNOWN_NAMES = {
+    "train/loss": "sum",
+    "val/mean_iou": "mIoU",
+    "val/pixel_accuracy": "pixel accuracy",
+    "val/box_ap": "box AP",
+    "val/box_ap50": "box AP50",
+    "val/mask_ap": "mask AP",
+    "val/mask_ap50": "mask AP50",
+}
 
 
 @dataclass(frozen=True)
@@ -109,29 +118,91 @@ def write_report(
         )
     rows = _class_rows(classes, palette, confusion)
     scored = [row["iou"] for row in rows if row["iou"] is not None]
-    environment = Environment(
-        loader=PackageLoader("segweave", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("page.html.jinja").render(
+    write_page(
+        path,
+        "segmentation.html.jinja",
         title=title,
         facts=facts,
-        charts=_charts(metrics),
-        tables=[rows] if count <= ONE_COLUMN else [rows[: (count + 1) // 2], rows[(count + 1) // 2 :]],
+        metrics=metrics,
+        configuration=configuration,
+        versions=versions,
+        anchors={"classes": "Classes", "confusion": "Confusion matrix"},
+        examples=([_example(e, palette) for e in worst], [_example(e, palette) for e in best]),
+        legend=_legend([*worst, *best], classes, palette),
+        marks=[(name, css_colour(colour)) for name, colour in MARKS.items()],
+        tables=in_columns(rows),
         mean_iou=float(np.mean(scored)) if scored else None,
         absent=count - len(scored),
         wide_confusion=count > HOVER_CLASSES,
         confusion=confusion_chart(confusion, classes),
         confusions=_largest_confusions(classes, confusion),
+    )
+
+
+def write_page(
+    path: Path,
+    template: str,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    metrics: Sequence[Mapping[str, float | str]],
+    configuration: Mapping[str, object],
+    versions: Mapping[str, str],
+    anchors: Mapping[str, str],
+    examples: tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]],
+    legend: Sequence[tuple[str, Markup]],
+    marks: Sequence[tuple[str, Markup]] = (),
+    example_note: str = "",
+    **figures: Any,
+) -> None:
+    """Writes the page of any kind of network. The file appears whole or not at all, and replaces an older one.
+
+    Args:
+        path: As `title`, `facts`, `metrics`, `configuration` and `versions`, see `write_report`.
+        template: Of the package, one that extends `page.html.jinja` by the block `figures`.
+        anchors: The ids of that block's sections, and what links to them are called.
+        examples: The worst and the best ones, in the order shown; each has `name`, `score` (formatted), `pictures`
+            (data URIs by caption), `width`, `height` and `sharp` (whether it is enlarged with sharp pixels).
+        legend: The names and colours of the classes that the examples show.
+        marks: The names and colours of other marks in them.
+        example_note: A sentence about the examples.
+        figures: What else the template asks for.
+    """
+    environment = Environment(
+        loader=PackageLoader("segweave", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals["percent"] = percent
+    worst, best = examples
+    page = environment.get_template(template).render(
+        title=title,
+        facts=facts,
+        charts=_charts(metrics),
+        anchors=anchors,
         groups=[
-            {"title": "Worst predictions", "anchor": "worst", "examples": [_example(e, palette) for e in worst]},
-            {"title": "Best predictions", "anchor": "best", "examples": [_example(e, palette) for e in best]},
+            {"title": "Worst predictions", "anchor": "worst", "examples": worst},
+            {"title": "Best predictions", "anchor": "best", "examples": best},
         ],
-        legend=_legend([*worst, *best], classes, palette),
+        columns=max((len(example["pictures"]) for example in [*worst, *best]), default=1),
+        legend=legend,
+        marks=marks,
+        example_note=example_note,
         configuration=list(_flattened(configuration)),
         versions=versions,
+        **figures,
     )
     with written_whole(Path(path)) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
+
+
+def in_columns(rows: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    """The rows of one table, or of two tables side by side if there are many."""
+    half = (len(rows) + 1) // 2
+    return [rows] if len(rows) <= ONE_COLUMN else [rows[:half], rows[half:]]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A part of 1 in per cent, without the sign."""
+    return f"{100 * value:.{digits}f}"
 
 
 def _class_rows(
@@ -141,7 +212,7 @@ def _class_rows(
     iou = class_iou(torch.as_tensor(confusion)).tolist()
     shares = confusion.sum(axis=1) / max(confusion.sum(), 1)
     return [
-        {"name": name, "colour": _css(colour), "iou": None if np.isnan(score) else score, "share": float(share)}
+        {"name": name, "colour": css_colour(colour), "iou": None if np.isnan(score) else score, "share": float(share)}
         for name, colour, score, share in zip(classes, palette, iou, shares, strict=True)
     ]
 
@@ -201,14 +272,14 @@ def _example(example: ExamplePicture, palette: Sequence[Colour]) -> dict[str, An
     wrong = difference(example.prediction, example.truth)
     size = _fitting_size(example.image)
     pictures = {
-        "image": _data_uri(Image.fromarray(example.image).resize(size, Image.Resampling.LANCZOS), "JPEG", quality=82),
+        "image": data_uri(Image.fromarray(example.image).resize(size, Image.Resampling.LANCZOS), "JPEG", quality=82),
         "prediction": _png(palette_png(example.prediction, palette), size),
         "truth": _png(palette_png(example.truth, palette), size),
         "difference": _png(Image.fromarray(wrong), size),
     }
     return {
         "name": example.name,
-        "score": example.score,
+        "score": f"mIoU {percent(example.score)}%",
         "pictures": pictures,
         "width": size[0],
         "height": size[1],
@@ -223,10 +294,11 @@ def _fitting_size(image: Picture) -> tuple[int, int]:
 
 
 def _png(picture: Image.Image, size: tuple[int, int]) -> str:
-    return _data_uri(picture.resize(size, Image.Resampling.NEAREST), "PNG", optimize=True)
+    return data_uri(picture.resize(size, Image.Resampling.NEAREST), "PNG", optimize=True)
 
 
-def _data_uri(picture: Image.Image, file_format: str, **options: Any) -> str:
+def data_uri(picture: Image.Image, file_format: str, **options: Any) -> str:
+    """A picture as the address of itself."""
     stream = io.BytesIO()
     picture.save(stream, file_format, **options)
     return f"data:image/{file_format.lower()};base64," + base64.b64encode(stream.getvalue()).decode()
@@ -235,13 +307,11 @@ def _data_uri(picture: Image.Image, file_format: str, **options: Any) -> str:
 def _legend(
     examples: Sequence[ExamplePicture], classes: Sequence[str], palette: Sequence[Colour]
 ) -> list[tuple[str, Markup]]:
-    """Name and colour of the classes that the examples show, then of the marks that mean something else."""
+    """Name and colour of the classes that the examples show."""
     shown: set[int] = set()
     for example in examples:
         shown.update(np.unique(example.prediction).tolist(), np.unique(example.truth).tolist())
-    entries = [(classes[k], _css(palette[k])) for k in sorted(shown - {IGNORE_INDEX})]
-    marks = [("right", CORRECT_COLOUR), ("wrong", WRONG_COLOUR), ("ignored", IGNORE_COLOUR)]
-    return entries + [(name, _css(colour)) for name, colour in marks]
+    return [(classes[k], css_colour(palette[k])) for k in sorted(shown - {IGNORE_INDEX})]
 
 
 def _flattened(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -254,5 +324,6 @@ def _flattened(settings: Mapping[str, object], prefix: str = "") -> Iterator[tup
             yield f"{prefix}{key}", DASH if value is None else str(value)
 
 
-def _css(colour: Colour) -> Markup:
+def css_colour(colour: Colour) -> Markup:
+    """As style sheets write it."""
     return Markup("rgb({:d} {:d} {:d})").format(*map(int, colour))

@@ -90,7 +90,7 @@ def overlay(image: Picture, mask: Mask, palette: Sequence[Colour], opacity: floa
     _check_same_size(image, mask)
     weights = np.where(_contours(mask), max(opacity, 0.95), opacity)
     weights[mask == IGNORE_INDEX] = 0
-    return _blend(image, colour_mask(mask, palette), weights[..., None])
+    return blend(image, colour_mask(mask, palette), weights[..., None])
 
 
 def difference(prediction: Mask, truth: Mask) -> Picture:
@@ -127,7 +127,7 @@ def heat_map(values: NDArray[np.floating], image: Picture) -> Picture:
     """
     height, width = image.shape[:2]
     grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-    return _blend(grey, heat_colours(values, (width, height)), 0.6)
+    return blend(grey, heat_colours(values, (width, height)), 0.6)
 
 
 def heat_colours(values: NDArray[np.floating], size: tuple[int, int]) -> Picture:
@@ -158,7 +158,7 @@ def region_map(labels: NDArray[np.integer], image: Picture) -> Picture:
     grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
     ranks, palette = _ranked_regions(labels)
     enlarged = _enlarged(ranks, (width, height))
-    return _blend(grey, palette[enlarged], np.where(_contours(enlarged), 0.95, 0.55)[..., None])
+    return blend(grey, palette[enlarged], np.where(_contours(enlarged), 0.95, 0.55)[..., None])
 
 
 def region_colours(labels: NDArray[np.integer], size: tuple[int, int]) -> Picture:
@@ -295,7 +295,7 @@ def _contours(mask: Mask) -> NDArray[np.bool_]:
     return edges
 
 
-def _blend(below: Picture, above: Picture, weight: NDArray[np.floating] | float) -> Picture:
+def blend(below: Picture, above: Picture, weight: NDArray[np.floating] | float) -> Picture:
     return np.rint(below * (1.0 - weight) + above * weight).astype(np.uint8)
 
 
@@ -308,7 +308,7 @@ def _ranked_regions(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], Pic
     values, ranks = np.unique(labels, return_inverse=True)
     ranks = ranks.reshape(labels.shape).astype(np.int32)
     neighbours = _neighbours(ranks, len(values))
-    sequence, start = _spread_colours(len(values) * CHOICE), 0
+    sequence, start = spread_colours(len(values) * CHOICE), 0
     palette = np.full((len(values), 3), np.inf)  # infinitely far from all: no colour yet
     for region in np.argsort(-np.bincount(ranks.ravel()), kind="stable"):
         choice = sequence[start : start + CHOICE]
@@ -336,7 +336,7 @@ def _neighbours(ranks: NDArray[np.int32], count: int) -> list[NDArray[np.int64]]
     return np.split(both[:, 1], np.searchsorted(both[:, 0], np.arange(1, count)))
 
 
-def _spread_colours(count: int) -> Picture:
+def spread_colours(count: int) -> Picture:
     """(count, 3): hues a golden section of the circle apart, saturation and lightness in other irrational steps."""
     steps = np.arange(1, count + 1)[:, None] * np.array([math.sqrt(5) / 2 - 0.5, math.sqrt(2), math.sqrt(3)])
     hue, saturation, value = np.modf(steps)[0].T
