@@ -1,5 +1,6 @@
 """A data set and settings so small that a whole run takes seconds."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+BOUNDS = ((0, 40), (0, 28), (10, 24), (10, 20))
+"""Of the objects' left, top, width and height in pixels."""
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +60,54 @@ def flags(settings: dict[str, Any]) -> list[str]:
             shown = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
             words += [f"--{name.replace('_', '-')}", *shown]
     return words
+
+
+@pytest.fixture(scope="session")
+def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine images to train on and five to validate on, 48x64, with coloured boxes of two categories (3 and 7) and one
+    image without objects in each split."""
+    root = tmp_path_factory.mktemp("coco")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 5)):
+        (root / split / "images").mkdir(parents=True)
+        images, annotations = [], []
+        for index in range(count):
+            picture = generator.integers(0, 60, (48, 64, 3)).astype(np.uint8)
+            images.append({"id": 10 * index, "file_name": f"{index}.png", "width": 64, "height": 48})
+            for _ in range(0 if index == 1 else 2):
+                left, top, width, height = (int(generator.integers(*bounds)) for bounds in BOUNDS)
+                category = int(generator.integers(2))
+                picture[top : top + height, left : left + width] = COLOURS[category]
+                corners = [left, top, left + width, top, left + width, top + height, left, top + height]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": 10 * index,
+                        "category_id": (3, 7)[category],
+                        "bbox": [left, top, width, height],
+                        "area": width * height,
+                        "iscrowd": 0,
+                        "segmentation": [corners],
+                    }
+                )
+            Image.fromarray(picture).save(root / split / "images" / f"{index}.png")
+        categories = [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / split / "instances.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
+def detection_settings() -> dict[str, Any]:
+    """A small detector and few steps."""
+    return {
+        "model": "mask_rcnn",
+        "backbone": "test_resnet",
+        "options": {"channels": 16, "rois_per_image": 16, "head_channels": 32},
+        "epochs": 4,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "workers": 0,
+        "validate_every": 1,
+        "device": "cpu",
+    }

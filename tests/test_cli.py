@@ -172,7 +172,7 @@ def test_train_needs_data_and_out_only(
 
 
 def test_readme_commands_are_understood(
-    place: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    place: Path, settings: dict[str, Any], coco_folder: Path, detection_settings: dict[str, Any]
 ) -> None:
     """Every segweave command in the README runs, on small data."""
     commands = [line.split("#")[0] for line in README.read_text().splitlines() if line.startswith("segweave ")]
@@ -188,9 +188,9 @@ def test_readme_commands_are_understood(
     shutil.copy(place / "data" / "val" / "images" / "0.png", place / "photos" / "0.png")
     shutil.copy(place / "data" / "val" / "images" / "0.png", place / "photo.jpg")
     for command in commands:
-        words = shlex.split(command.replace("DIR", "data"))[1:]
+        words = shlex.split(command.replace("COCO", str(coco_folder)).replace("DIR", "data"))[1:]
         if words[0] == "train":
-            words += flags({**settings, "epochs": 1})
+            words += flags({**(detection_settings if "DETECTOR" in words else settings), "epochs": 1})
         if words[0] == "profile":
             words += ["--backbone", "test_resnet", "--size", "64", "64", "--rounds", "1"]
         assert main(words) == 0, command

@@ -17,7 +17,7 @@ from segweave.data.transforms import normalise
 from segweave.errors import InputError
 from segweave.explanation import explain
 from segweave.layers import resize_to
-from segweave.models import SEMANTIC_NETWORKS
+from segweave.models import NETWORKS
 from segweave.networks.semantic import Labelling, SemanticNetwork
 from segweave.reports.explanation import MARGIN, WIDE
 from segweave.saving import save_model
@@ -94,7 +94,7 @@ def run(make_run: MakeRun) -> Path:
 @pytest.fixture
 def pointing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """Makes runs of the network that points at pixels."""
-    monkeypatch.setitem(SEMANTIC_NETWORKS, "pointing", Pointing)
+    monkeypatch.setitem(NETWORKS, "pointing", Pointing)
     return lambda **arguments: make_run("pointing", **arguments)
 
 

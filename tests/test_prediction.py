@@ -329,7 +329,7 @@ def test_command_line_takes_scales_and_flip(
     out = tmp_path / "masks"
     words = ["predict", str(run), str(photos / "a.png"), str(photos / "b.bmp"), "--out", str(out), "--device", "cpu"]
     assert main([*words, "--scales", "0.9", "1.2", "--flip", "--probabilities"]) == 0
-    assert "2 masks written to" in capsys.readouterr().out
+    assert "2 images written to" in capsys.readouterr().out
     expected = segment(segweave.load(run), RGB, scales=(0.9, 1.2), flip=True, probabilities=True)
     np.testing.assert_array_equal(np.asarray(Image.open(out / "a.png")), expected.mask)
     assert expected.probabilities is not None

@@ -12,6 +12,7 @@ __all__ = [
     "TrainingError",
     "create_model",
     "demo",
+    "detect",
     "evaluate",
     "explain",
     "list_models",
@@ -25,6 +26,7 @@ __all__ = [
 
 _HOMES = {
     "demo": "segweave.demonstration",
+    "detect": "segweave.detections",
     "evaluate": "segweave.evaluation.evaluate",
     "explain": "segweave.explanation",
     "load": "segweave.saving",

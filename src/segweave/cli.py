@@ -96,7 +96,7 @@ def _predict(words: list[str]) -> None:
 
     arguments = _parse("predict", words, predict, {"run": None, "images": "+"})
     paths = predict(**arguments)
-    print(f"{len(paths)} mask{'s' * (len(paths) != 1)} written to {arguments['out']}")
+    print(f"{len(paths)} image{'s' * (len(paths) != 1)} written to {arguments['out']}")
 
 
 def _explain(words: list[str]) -> None:
@@ -117,11 +117,11 @@ def _models(words: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from segweave.models import SEMANTIC_NETWORKS, model_options
+    from segweave.models import NETWORKS, model_options
 
     _parser("models").parse_args(words)
     table = Table("model", "network", "options and defaults", box=None, pad_edge=False)
-    for name, network_class in SEMANTIC_NETWORKS.items():
+    for name, network_class in NETWORKS.items():
         summary = (inspect.getdoc(network_class) or "").split("\n")[0]
         options = ", ".join(f"{option}={value!r}" for option, value in model_options(name).items())
         table.add_row(name, summary, options)
@@ -136,6 +136,7 @@ def _datasets(words: list[str]) -> None:
         "DIR      your own: DIR/SPLIT/images, DIR/SPLIT/masks, and if you like dataset.yaml "
         "(classes, palette, ignore_index)"
     )
+    print("         objects: DIR/SPLIT/images, DIR/SPLIT/instances.json, or MS-COCO's folders and annotations/*.json")
 
 
 def _data(words: list[str]) -> None:
@@ -238,12 +239,12 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(_demo, "train FCN and PAN on the embedded data set and compare them: minutes on two cores"),
-    "train": Command(_train, "train a network on a folder of images and masks"),
+    "train": Command(_train, "train a network on a folder of images with masks or objects"),
     "evaluate": Command(_evaluate, "evaluate a trained network on a split"),
-    "predict": Command(_predict, "segment images, folders of images or patterns"),
+    "predict": Command(_predict, "segment images, or find the objects in them"),
     "explain": Command(_explain, "draw the context that a trained network used for images"),
     "profile": Command(_profile, "tell what networks cost: parameters, multiply-adds, memory, latency"),
     "models": Command(_models, "list the networks and their options"),
     "datasets": Command(_datasets, "list the data sets that have a name"),
-    "data": Command(_data, "check a folder of images and masks: segweave data check DIR"),
+    "data": Command(_data, "check a folder of images with masks or objects: segweave data check DIR"),
 }

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from segweave.data.shapes import ShapesDataset
 from segweave.errors import InputError
+from segweave.evaluation.evaluator import SegmentationResult
 from segweave.files import written_whole
 from segweave.prediction import segment
 from segweave.saving import load
@@ -56,7 +57,9 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", seed: int = 0, overwrite:
     results = {}
     for model in ("fcn", "pan"):
         console.rule(model.upper())
-        results[model] = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
+        result = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
+        assert isinstance(result, SegmentationResult)
+        results[model] = result
     picture = folder / "prediction.png"
     prediction = segment(load(folder / "pan"), ShapesDataset("val")[0].image)
     with written_whole(picture) as unfinished:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segweave.data.images import read_image
+from segweave.detections import Detections, as_intensities, detect
 from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.evaluation.inference import SMALLEST_SIDE
 from segweave.files import written_whole
-from segweave.models import SEMANTIC_NETWORKS
+from segweave.models import NETWORKS, Network
+from segweave.networks.rcnn import DetectionNetwork
 from segweave.networks.semantic import SemanticNetwork
 from segweave.prediction import Prediction, checked_targets, segment
 from segweave.reports.explanation import explanation_sheet
@@ -67,7 +69,7 @@ def explain(
         sheet = explanation_sheet(
             arrays,
             image=prediction.image,
-            mask=prediction.mask,
+            predicted=prediction.mask if isinstance(prediction, Prediction) else prediction.picture(),
             classes=prediction.classes,
             palette=prediction.palette,
             title=f"{source.name}  ·  {network.recipe['model']}, {network.recipe['backbone']}",
@@ -83,7 +85,7 @@ def explain(
 
 
 @torch.inference_mode()
-def _known_names(network: SemanticNetwork) -> tuple[list[str], list[str]]:
+def _known_names(network: Network) -> tuple[list[str], list[str]]:
     """The names of the maps that there always are, and of those that there are of a chosen pixel alone.
 
     Known before any image is read: they don't depend on the image.
@@ -96,7 +98,7 @@ def _known_names(network: SemanticNetwork) -> tuple[list[str], list[str]]:
 
 def _chosen_names(
     run: str | os.PathLike[str],
-    network: SemanticNetwork,
+    network: Network,
     names: Sequence[str] | None,
     at: tuple[int, int] | None,
     general: Sequence[str],
@@ -104,7 +106,8 @@ def _chosen_names(
 ) -> list[str]:
     """The names of the maps to draw, once the network is known to have them."""
     if not general and not of_pixel:
-        explaining = [name for name, kind in SEMANTIC_NETWORKS.items() if kind.explain is not SemanticNetwork.explain]
+        silent = (SemanticNetwork.explain, DetectionNetwork.explain)
+        explaining = [name for name, kind in NETWORKS.items() if kind.explain not in silent]
         raise InputError(
             f"{os.fspath(run)}: {_described(network)} explains nothing: "
             f"expected one that does: {', '.join(explaining)}, with their default options"
@@ -126,7 +129,7 @@ def _chosen_names(
     return list(dict.fromkeys(names))
 
 
-def _described(network: SemanticNetwork) -> str:
+def _described(network: Network) -> str:
     options = ", ".join(f"{option}={value!r}" for option, value in network.recipe["options"].items())
     return f"{network.recipe['model']} with {options}" if options else str(network.recipe["model"])
 
@@ -145,9 +148,22 @@ def _pixel(at: tuple[int, int]) -> str:
 
 
 def _explained(
-    network: SemanticNetwork, source: Path, at: tuple[int, int] | None
-) -> tuple[Prediction, dict[str, NDArray[Any]]]:
+    network: Network, source: Path, at: tuple[int, int] | None
+) -> tuple[Prediction | Detections, dict[str, NDArray[Any]]]:
     """The prediction for an image, and the network's maps, (C, h, w), of the very pixels that it was made from."""
+    prediction: Prediction | Detections
+    if isinstance(network, DetectionNetwork):
+        prediction = detect(network, source)
+        images = network.prepared(as_intensities(prediction.image, network))
+    else:
+        prediction, images = _segmented(network, source)
+    with torch.inference_mode():
+        explained = network.explain(images, at=None if at is None else _rescaled(at, prediction.image, images))
+    return prediction, {name: _as_array(values[0]) for name, values in explained.items()}
+
+
+def _segmented(network: SemanticNetwork, source: Path) -> tuple[Prediction, Tensor]:
+    """The prediction for an image, and what the network was given for it, (1, 3, h, w)."""
     seen: list[Tensor] = []
 
     def remember(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -159,9 +175,7 @@ def _explained(
     finally:
         hook.remove()
     (images,) = seen
-    with torch.inference_mode():
-        explained = network.explain(images, at=None if at is None else _rescaled(at, prediction.image, images))
-    return prediction, {name: _as_array(values[0]) for name, values in explained.items()}
+    return prediction, images
 
 
 def _rescaled(at: tuple[int, int], image: NDArray[np.uint8], images: Tensor) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 """Predictions: `segment` for one image in memory, `predict` (the function behind `segweave predict`) for files and
-folders."""
+folders. Objects are in `segweave.detections`."""
 
 import glob
 import os
@@ -7,25 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from segweave.data.images import list_images, read_image, to_rgb
+from segweave.data.images import ImageLike, list_images, read_image, to_array
 from segweave.data.transforms import normalise
+from segweave.detections import PREDICTIONS_FILE, predict_objects
 from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
-from segweave.networks.semantic import SemanticNetwork
+from segweave.models import Network
+from segweave.networks.rcnn import DetectionNetwork
 from segweave.reports.pictures import overlay, palette_png, with_legend
 from segweave.saving import load
-
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Prediction:
 
 @torch.inference_mode()
 def segment(
-    network: SemanticNetwork,
+    network: Network,
     image: ImageLike,
     *,
     scales: Sequence[float] = (1.0,),
@@ -77,12 +75,14 @@ def segment(
         probabilities: Whether the result has them.
 
     Raises:
-        InputError: The image can't be read, or the network was never trained on named classes.
+        InputError: The image can't be read, or the network finds objects, or was never trained on named classes.
     """
     labelling = network.labelling
     if labelling is None:
         raise InputError("the network has no classes: expected one from segweave.load")
-    picture = _to_array(image)
+    if isinstance(network, DetectionNetwork):
+        raise InputError(f"a {network.recipe['model']} finds objects: expected segweave.detect in place of segment")
+    picture = to_array(image)
     device = next(network.parameters()).device
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(device)
     inference = Inference(tuple(scales), flip, window, labelling.short_edge)
@@ -108,10 +108,14 @@ def predict(
     window: tuple[int, int] | None = None,
     probabilities: bool = False,
     overlays: bool = True,
+    score: float = 0.5,
     device: str = "auto",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Segments image files and writes a mask for each, NAME.png, and with the legend beside the image NAME_overlay.jpg.
+    """Predicts what is in image files.
+
+    A network for pixels writes a mask for each, NAME.png, and with the legend beside the image NAME_overlay.jpg. A
+    detector draws the objects on each, NAME.png, and writes them all to OUT/predictions.json in COCO's format.
 
     Args:
         run: A run folder.
@@ -122,16 +126,29 @@ def predict(
         window: Height and width in pixels of a sliding window, for large images.
         probabilities: Whether to write NAME_probabilities.npy, (K, H, W), float16, too.
         overlays: Whether to write the overlays.
+        score: The least score of an object that a detector draws and writes.
         device: auto, cpu, cuda or mps.
         overwrite: Whether files may be replaced.
 
     Returns:
-        The masks' files.
+        The masks' or the pictures' files.
 
     Raises:
-        InputError: The run has no model, an image can't be found or read, or a file exists already.
+        InputError: The run has no model, an argument isn't for its kind of network, an image can't be found or read, or
+            a file exists already.
     """
     network = load(run, device=choose_device(device))
+    if not 0 <= score <= 1:
+        raise InputError(f"score {score}: expected 0 to 1")
+    if isinstance(network, DetectionNetwork):
+        if tuple(scales) != (1.0,) or flip or window is not None or probabilities or not overlays:
+            raise InputError(
+                f"{os.fspath(run)}: a {network.recipe['model']} finds objects: expected no scales, flip, window, "
+                "probabilities or overlays"
+            )
+        targets = checked_targets(images, out, [_beside], overwrite=overwrite)
+        predict_objects(network, targets, Path(out), score=score)
+        return list(targets)
     companions: list[Callable[[Path], Path]] = []
     if overlays:
         companions.append(_overlay_path)
@@ -185,6 +202,10 @@ def _require_readable(file: Path) -> None:
     read_image(file)
 
 
+def _beside(picture: Path) -> Path:
+    return picture.with_name(PREDICTIONS_FILE)
+
+
 def _overlay_path(mask: Path) -> Path:
     return mask.with_name(f"{mask.stem}_overlay.jpg")
 
@@ -233,32 +254,3 @@ def _files(given: str) -> Iterator[Path]:
         if not matches:
             raise InputError(f"{given}: no such file or folder, and no file matches it as a pattern")
         yield from (match for match in matches if match.is_file())
-
-
-def _to_array(image: ImageLike) -> NDArray[np.uint8]:
-    """(H, W, 3), uint8, RGB."""
-    if isinstance(image, str | os.PathLike):
-        return np.array(read_image(Path(image)))
-    if isinstance(image, Image.Image):
-        return np.array(to_rgb(image))
-    if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] != 3:
-            raise InputError(f"a tensor of shape {tuple(image.shape)}: expected (3, H, W)")
-        if image.is_floating_point():
-            if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
-                raise InputError(
-                    f"a tensor of floats from {float(image.min()):.3g} to {float(image.max()):.3g}: "
-                    "expected 0 to 1, or uint8"
-                )
-            image = (image * 255).round()
-        elif image.dtype != torch.uint8:
-            raise InputError(f"a tensor of {image.dtype}: expected uint8, or floats in [0, 1]")
-        return np.array(image.to(torch.uint8).permute(1, 2, 0).cpu())
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
-        raise InputError(
-            f"an array of {image.dtype} and shape {image.shape}: "
-            "expected uint8 or uint16, (H, W), (H, W, 3) or (H, W, 4)"
-        )
-    if image.dtype == np.uint16 and image.ndim == 3:
-        image = ((image.astype(np.int64) + 128) // 257).astype(np.uint8)
-    return np.array(to_rgb(Image.fromarray(image)))

@@ -8,7 +8,7 @@ import yaml
 
 from segweave import InputError, create_model
 from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
-from segweave.training.segmentation import poly_schedule
+from segweave.training.steps import poly_schedule
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
@@ -163,11 +163,72 @@ FPT_TABLES = {
 
 def test_every_row_of_fpt_s_tables_is_a_recipe_with_its_own_settings() -> None:
     recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "fpt"}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe["model"] in ("ufp", "fpt")}
     assert set(recipes) == {*FPT_TABLES, "cityscapes", "lip", "voc2012", "ade20k"}
     shared = {name: value for name, value in recipes["cityscapes"].items() if name not in ("model", "options")}
     for name, (model, options) in FPT_TABLES.items():
         expected = {"output_stride": 8, "pyramid": "ufp", **options}
         assert recipes[name] == {"model": model, "options": expected, **shared}, name
+
+
+OBJECTS = {"neck": "fpt"}
+WITHOUT = {"st": {"self_transformer": False}, "gt": {"grounding": "none"}, "rt": {"rendering": False}}
+AUGMENTED = {"augmented_head": True}
+NON_LOCAL, GLOBAL_CONTEXT = ({"backbone_attention": attention} for attention in ("non_local", "global_context"))
+FPT_OBJECT_TABLES: dict[str, dict[str, Any]] = {
+    "table1_bfp": {"neck": "bfp"},
+    "table1_st": {**OBJECTS, **WITHOUT["gt"], **WITHOUT["rt"]},
+    "table1_gt": {**OBJECTS, **WITHOUT["st"], **WITHOUT["rt"]},
+    "table1_rt": {**OBJECTS, **WITHOUT["st"], **WITHOUT["gt"]},
+    "table1_st_gt": {**OBJECTS, **WITHOUT["rt"]},
+    "table1_st_rt": {**OBJECTS, **WITHOUT["gt"]},
+    "table1_gt_rt": {**OBJECTS, **WITHOUT["st"]},
+    "table1_st_gt_rt": OBJECTS,
+    "table2_neither": {**OBJECTS, "keep_probability": 1.0},
+    "table2_sbn": {**OBJECTS, "keep_probability": 1.0},
+    "table2_dropblock": OBJECTS,
+    "table2_both": OBJECTS,
+    "table3_bfp": {"neck": "bfp"},
+    "table3_bfp_nl": {"neck": "bfp", **NON_LOCAL},
+    "table3_bfp_gc": {"neck": "bfp", **GLOBAL_CONTEXT},
+    "table3_fpn": {"neck": "fpn"},
+    "table3_bpa": {"neck": "bpa"},
+    "table3_fpt": OBJECTS,
+    "table3_fpt_nl": {**OBJECTS, **NON_LOCAL},
+    "table3_fpt_gc": {**OBJECTS, **GLOBAL_CONTEXT},
+    "table3_fpt_ah": {**OBJECTS, **AUGMENTED},
+    "table3_fpt_mt": OBJECTS,
+    "table3_fpn_all": {"neck": "fpn", **AUGMENTED},
+    "table3_bpa_all": {"neck": "bpa", **AUGMENTED},
+    "table3_fpt_all": {**OBJECTS, **AUGMENTED},
+    "coco_instances": OBJECTS,
+    "coco_detection": OBJECTS,
+}
+
+
+def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() -> None:
+    """Section 4.1."""
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "fpt"}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe["model"] in ("mask_rcnn", "faster_rcnn")}
+    assert set(recipes) == set(FPT_OBJECT_TABLES)
+    for name, options in FPT_OBJECT_TABLES.items():
+        recipe = configure({**recipes[name], "data": "shapes"})
+        detection = name == "coco_detection"
+        assert recipe.model == ("faster_rcnn" if detection else "mask_rcnn"), name
+        assert recipe.options == {**options, "rois_per_image": 512, "positive_share": 0.25}, name
+        assert recipe.backbone == ("resnet101" if name.startswith("table3") else "resnet50"), name
+        assert recipe.milestones == ((0.8,) if detection else (0.75,)), name
+        multi_scale = name.endswith(("_mt", "_all"))
+        assert (recipe.short_edge, recipe.long_edge) == (800, 1400 if multi_scale else 1000), name
+        assert recipe.short_edges == (tuple(range(400, 1401, 100)) if multi_scale else None), name
+        assert recipe.sync_batch_norm == (name not in ("table2_neither", "table2_dropblock")), name
+        assert recipe.pretrained, name
+        new_blocks = name.endswith(("_nl", "_gc"))  # which a frozen backbone would never train
+        assert (recipe.freeze_backbone, recipe.freeze_batch_norm) == (not new_blocks, new_blocks), name
+        assert (recipe.batch_size, recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (8, 0.05, 0.9, 1e-4)
+        images = 118_287  # in train2017
+        steps = recipe.epochs * images / recipe.batch_size
+        assert steps == pytest.approx(100_000 if detection else 160_000, rel=0.05), name
 
 
 def test_settings_survive_yaml(tmp_path: Path) -> None:

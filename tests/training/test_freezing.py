@@ -82,7 +82,7 @@ def test_the_backbone_is_in_evaluation_mode_at_every_step(
 ) -> None:
     run = tmp_path / "run"
     modes = record_modes(monkeypatch)
-    monkeypatch.setattr("segweave.training.run.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
     chosen = settings | {"freeze_backbone": True, "ema": 0.9, "validate_every": 2, "epochs": 6}
     train_until(2, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)

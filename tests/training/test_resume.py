@@ -107,6 +107,24 @@ def test_killed_and_resumed(tmp_path: Path, folder: Path, settings: dict[str, An
 
 
 @pytest.mark.slow
+def test_a_detector_killed_and_resumed(tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any]) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    train(coco_folder, out=unbroken, **detection_settings)
+    words = ["--data", str(coco_folder), "--out", str(broken), *flags(detection_settings)]
+    stop_after_rows(broken, words, 2, signal.SIGKILL)
+    assert len(read_metrics(broken / "metrics.csv")) < detection_settings["epochs"]
+
+    train(coco_folder, out=broken, resume=True)
+
+    expected, resumed = checkpoint(unbroken), checkpoint(broken)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_same(resumed[part], expected[part])
+    assert (unbroken / "model" / "model.safetensors").read_bytes() == (
+        broken / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.slow
 def test_interrupted(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
     run = tmp_path / "run"
     words = ["--data", str(folder), "--out", str(run), *flags({**settings, "epochs": 50})]
@@ -186,7 +204,7 @@ def test_best_checkpoint_and_patience_survive_a_resume(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.2, 0.5, 0.3, 0.4, 0.45, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.training.run.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
     chosen = {**settings, "epochs": 6, "early_stopping": 3}
     train_until(3, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)
@@ -203,7 +221,7 @@ def test_early_stopping_with_epochs_between_validations(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.0, 0.5, 0.0, 0.4, 0.0, 0.3, 0.0, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.training.run.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
     train(folder, out=run, **{**settings, "epochs": 8, "validate_every": 2, "early_stopping": 2})
     assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [2, 4, 6]
 

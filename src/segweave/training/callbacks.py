@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
+from segweave.models import Network
 from segweave.saving import save_model
-from segweave.training.segmentation import SegmentationTraining
 
 SHOWN_EVERY = 10
 """Steps between two losses on the progress bar: to read one, the GPU must have finished."""
@@ -164,16 +164,17 @@ class ValidationSchedule(Callback):
 
 
 class Patience(EarlyStopping):
-    """Stops the run after so many validations in a row without a better mean IoU.
+    """Stops the run after so many validations in a row without a better one.
 
     Lightning's own, asked after validations only; a run that had stopped and is resumed stays stopped.
 
     Args:
         validations: How many.
+        figure: The figure that tells which is better, the greater the better.
     """
 
-    def __init__(self, validations: int) -> None:
-        super().__init__("val/mean_iou", mode="max", patience=validations, check_on_train_epoch_end=False)
+    def __init__(self, validations: int, figure: str) -> None:
+        super().__init__(figure, mode="max", patience=validations, check_on_train_epoch_end=False, check_finite=False)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
@@ -184,20 +185,20 @@ class BestModel(Callback):
 
     Args:
         folder: RUN/model.
+        figure: The figure that tells which is the best; NaN, of a split without objects, counts as 0.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, figure: str) -> None:
         self.folder = folder
+        self.figure = figure
         self.best = -1.0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationTraining)
-        assert pl_module.result is not None
-        score = pl_module.result.mean_iou
+        score = float(trainer.callback_metrics[self.figure].nan_to_num())
         if not trainer.sanity_checking and score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                save_model(pl_module.network, self.folder)
+                save_model(cast(Network, pl_module.network), self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -207,15 +208,17 @@ class BestModel(Callback):
 
 
 class ProgressDisplay(Callback):
-    """One bar for the whole run: epoch, loss, last mean IoU, time left. Where there is no terminal, a line for each
+    """One bar for the whole run: epoch, loss, the last score, time left. Where there is no terminal, a line for each
     validation.
 
     Args:
         console: Where it is drawn.
+        figures: Those of a validation that are shown, and what they are called; the bar shows the first.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, figures: Mapping[str, str]) -> None:
         self.console = console
+        self.figures = figures
         self._progress: Progress | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -225,7 +228,7 @@ class ProgressDisplay(Callback):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  mIoU {task.fields[mean_iou]}"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[score]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -233,7 +236,7 @@ class ProgressDisplay(Callback):
         )
         total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)
         done = trainer.current_epoch * int(trainer.num_training_batches)
-        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="-", mean_iou="-")
+        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="-", score="")
         self._progress.start()
 
     def on_train_batch_end(
@@ -252,16 +255,15 @@ class ProgressDisplay(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        figures: Mapping[str, Any] = trainer.callback_metrics
-        mean_iou = f"{100 * float(figures['val/mean_iou']):.1f} %"
+        reached = trainer.callback_metrics
+        shown = [f"{name} {100 * float(reached[figure]):.1f} %" for figure, name in self.figures.items()]
         if self._progress is not None:
-            self._progress.update(self._task, mean_iou=mean_iou)
+            self._progress.update(self._task, score=shown[0])
             return
-        loss = figures.get("train/loss")
+        loss = reached.get("train/loss")
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
-            f"  loss {float('nan') if loss is None else float(loss):.3f}  mIoU {mean_iou}"
-            f"  pixel accuracy {100 * float(figures['val/pixel_accuracy']):.1f} %"
+            f"  loss {float('nan') if loss is None else float(loss):.3f}  {'  '.join(shown)}"
         )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from segweave.devices import choose_device
 from segweave.errors import InputError, plain_message
-from segweave.models import SEMANTIC_NETWORKS, check_options
+from segweave.models import DETECTION_NETWORKS, SEMANTIC_NETWORKS, check_options
+from segweave.training.objects import ObjectSizes, anchor_sizes, detections_per_image
 
 LARGEST_CROP = {"cpu": 320, "cuda": 512}
 """Pixels a side. 512 is the crop of PAN's ablations (Section 4.1); on a CPU a run should take minutes, not days."""
@@ -21,8 +23,20 @@ LARGEST_CROP = {"cpu": 320, "cuda": 512}
 LONGEST_SHORT_EDGE = {"cpu": 240, "cuda": 1024}
 """Pixels. Larger images are resized before anything else, so that a crop shows more than a corner of them."""
 
+LONGEST_SHORT_EDGE_OF_OBJECTS = {"cpu": 320, "cuda": 800}
+"""Pixels. A detector sees whole images: FPT's have a short edge of 800 (Section 4.1)."""
+
+LONG_EDGE_SHARE = 5 / 3
+"""Of the short edge: about MS-COCO's usual 1333 to 800. FPT's is 1000 to 800 (its recipes say so)."""
+
 OPTIMISER_STEPS = {"cpu": 2000, "cuda": 20_000}
 """How long a run is if its epochs aren't given."""
+
+ROIS_PER_IMAGE_ON_CPU = 128
+"""Where heads take most of a step's time, a quarter of the paper's 512 makes more steps of it."""
+
+OPTIMISER_STEPS_OF_OBJECTS = {"cpu": 800, "cuda": 20_000}
+"""The same for a detector, whose steps take longer."""
 
 VALIDATIONS = 20
 """At most about so many times a run is validated and saved, if `validate_every` isn't given."""
@@ -34,26 +48,32 @@ class RunConfiguration:
     written to config.yaml.
 
     Attributes:
-        data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set ("shapes", "camvid").
+        data: A folder with SPLIT/images and either SPLIT/masks or SPLIT/instances.json, or the name of a data set
+            ("shapes", "camvid").
         root: The folder of a data set that is given by name.
         train_split: The split to train on.
         val_split: The split that is validated on, and by which the best weights are chosen.
         check: Whether every file of the data is read and checked before the first step.
-        model: The network: fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet or fpt.
+        model: The network: fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet or fpt for pixels; faster_rcnn or
+            mask_rcnn for objects.
         backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
         pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
         freeze_backbone: Whether the backbone stays as it starts: it isn't trained, and its batch norm keeps its
             statistics. Of use with `pretrained`, or with `init_from`.
+        freeze_batch_norm: Whether the backbone's batch norm keeps its statistics and factors while the rest of it is
+            trained, as detectors do whose batches are small. Of use with `pretrained`, or with `init_from`.
         init_from: A run whose weights the network starts from, as far as they fit; what doesn't is told.
         options: The network's own options, such as output_stride (see `segweave models`).
         epochs: Passes over the training split.
         batch_size: Images a step, over all processes.
-        crop_size: Height and width in pixels of the training crops.
+        crop_size: Height and width in pixels of the training crops; None for objects, whose images are seen whole.
         short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0
             for their own size. If it isn't given but `short_edges` is, evaluation takes the middle one of these, of two
             in the middle the longer.
         short_edges: Lengths in pixels. Each training image is resized to a short edge that is drawn from these, before
             the random scale; `short_edge` is for evaluation alone then. None for `short_edge` in training too.
+        long_edge: For objects, the largest length in pixels of the long edge: an image whose long edge would get longer
+            is made smaller; 0 for no limit.
         scale_range: Images are scaled by a random factor between these two.
         flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
         brightness: Images are brightened or darkened by up to this share.
@@ -62,11 +82,13 @@ class RunConfiguration:
         momentum: Of sgd.
         weight_decay: Of the optimiser.
         power: Of the poly schedule; 0 keeps the learning rate constant.
+        milestones: In place of the poly schedule: shares of the run, rising, after each of which the learning rate is a
+            tenth of what it was.
         warmup_steps: Steps over which the learning rate rises from 0.
         accumulate: Batches whose gradients are added up before each step.
         clip_gradient: Largest norm of the gradient; None for no limit.
         ema: Decay of the moving average of the weights that is validated and saved, such as 0.999; None for none.
-        early_stopping: Validations without a better mean IoU after which the run stops; None for never.
+        early_stopping: Validations without a better score (mean IoU, or AP) after which the run stops; None for never.
         validate_every: Epochs between two validations; each also saves a checkpoint.
         precision: 32, bf16-mixed or 16-mixed.
         device: auto, cpu, cuda or mps.
@@ -86,6 +108,7 @@ class RunConfiguration:
     backbone: str | None = None
     pretrained: bool = False
     freeze_backbone: bool = False
+    freeze_batch_norm: bool = False
     init_from: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int | None = None
@@ -93,7 +116,8 @@ class RunConfiguration:
     crop_size: tuple[int, int] | None = None
     short_edge: int | None = None
     short_edges: tuple[int, ...] | None = None
-    scale_range: tuple[float, float] = (0.5, 2.0)
+    long_edge: int | None = None
+    scale_range: tuple[float, float] | None = None
     flip_probability: float = 0.5
     brightness: float = 0.2
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -101,6 +125,7 @@ class RunConfiguration:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
+    milestones: tuple[float, ...] | None = None
     warmup_steps: int = 0
     accumulate: int = 1
     clip_gradient: float | None = None
@@ -116,8 +141,9 @@ class RunConfiguration:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model not in SEMANTIC_NETWORKS:
-            raise InputError(f"unknown model {self.model!r}: expected one of {', '.join(SEMANTIC_NETWORKS)}")
+        known = [*SEMANTIC_NETWORKS, *DETECTION_NETWORKS]
+        if self.model not in known:
+            raise InputError(f"unknown model {self.model!r}: expected one of {', '.join(known)}")
         check_options(self.model, self.options)
         for name in ("epochs", "batch_size", "accumulate", "devices", "early_stopping", "validate_every"):
             self._require(name, getattr(self, name), "1 or more", lambda value: value >= 1)
@@ -133,6 +159,15 @@ class RunConfiguration:
             "short_edge", self.short_edge, "0 (own size), or 32 or more", lambda value: value == 0 or value >= 32
         )
         self._require(
+            "long_edge", self.long_edge, "0 (no limit), or 32 or more", lambda value: value == 0 or value >= 32
+        )
+        self._require(
+            "milestones",
+            self.milestones,
+            "shares of the run, rising, from 0 to 1",
+            lambda value: list(value) == sorted(value) and all(0 <= share <= 1 for share in value),
+        )
+        self._require(
             "short_edges",
             self.short_edges,
             "one or more lengths, each 32 or more",
@@ -146,12 +181,23 @@ class RunConfiguration:
         )
         if self.batch_size is not None and self.batch_size % self.devices:
             raise InputError(f"batch_size {self.batch_size}: expected a multiple of devices ({self.devices})")
+        if self.detects and self.crop_size is not None:
+            raise InputError(
+                f"crop_size {list(self.crop_size)}: {self.model} sees whole images: expected short_edge and long_edge"
+            )
+        if not self.detects and self.long_edge is not None:
+            raise InputError(f"long_edge {self.long_edge}: for objects alone: expected none with {self.model}")
 
     @staticmethod
     def _require(name: str, value: Any, expected: str, holds: Any) -> None:
         if value is not None and not holds(value):
             shown = list(value) if isinstance(value, tuple) else value
             raise InputError(f"{name} {shown}: expected {expected}")
+
+    @property
+    def detects(self) -> bool:
+        """Whether the network finds objects; else it labels pixels."""
+        return self.model in DETECTION_NETWORKS
 
     @property
     def training_short_edges(self) -> tuple[int, ...] | None:
@@ -211,48 +257,83 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def resolve(configuration: RunConfiguration, *, images: int, image_size: tuple[int, int]) -> RunConfiguration:
+def resolve(
+    configuration: RunConfiguration, *, images: int, image_size: tuple[int, int], objects: ObjectSizes | None = None
+) -> RunConfiguration:
     """Chooses what the settings leave open.
 
     Args:
         configuration: Of the run.
         images: How many the training split has.
         image_size: (height, width) in pixels that is typical of them.
+        objects: Of the training split; None for networks that label pixels.
 
     Returns:
         The configuration with no None where a value is needed.
     """
     device = choose_device(configuration.device)
     kind = "cuda" if device == "cuda" else "cpu"
-    short_edge = configuration.short_edge
-    if short_edge is None:
-        short_edge = _short_edge(configuration, image_size, kind)
-    crop_size = _crop_size(dataclasses.replace(configuration, short_edge=short_edge), image_size, kind)
+    of_task = _chosen_for_pixels if objects is None else partial(_chosen_for_objects, objects=objects)
+    usual_batch, steps, chosen = of_task(configuration, image_size, kind)
     batch_size = configuration.batch_size
     if batch_size is None:
-        batch_size = max({"cpu": 8, "cuda": 16}[kind] // configuration.devices, 1) * configuration.devices
+        batch_size = max(usual_batch // configuration.devices, 1) * configuration.devices
     steps_per_epoch = max(images // (min(batch_size, images) * configuration.accumulate), 1)
-    epochs = configuration.epochs or max(-(-OPTIMISER_STEPS[kind] // steps_per_epoch), 1)
-    chosen = {
+    epochs = configuration.epochs or max(-(-steps // steps_per_epoch), 1)
+    chosen |= {
         "backbone": {"cpu": "resnet18", "cuda": "resnet50"}[kind],
         "epochs": epochs,
         "batch_size": batch_size,
-        "crop_size": crop_size,
-        "short_edge": short_edge,
         "learning_rate": _learning_rate(configuration, batch_size),
         "validate_every": -(-epochs // VALIDATIONS),
         "precision": _precision(device),
         "workers": 2 if kind == "cpu" else 8,
     }
     still_open: dict[str, Any] = {name: value for name, value in chosen.items() if getattr(configuration, name) is None}
-    return dataclasses.replace(configuration, **{**still_open, "device": device})
+    options = {**chosen.get("options", {}), **configuration.options}
+    return dataclasses.replace(configuration, **{**still_open, "device": device, "options": options})
 
 
-def _short_edge(configuration: RunConfiguration, image_size: tuple[int, int], kind: str) -> int:
+Choice = tuple[int, int, dict[str, Any]]
+"""Images a step, steps of the run, and settings by name."""
+
+
+def _chosen_for_pixels(configuration: RunConfiguration, image_size: tuple[int, int], kind: str) -> Choice:
+    short_edge = configuration.short_edge
+    if short_edge is None:
+        short_edge = _short_edge(configuration, image_size, LONGEST_SHORT_EDGE[kind])
+    crop_size = _crop_size(dataclasses.replace(configuration, short_edge=short_edge), image_size, kind)
+    chosen = {"short_edge": short_edge, "crop_size": crop_size, "scale_range": (0.5, 2.0)}  # PAN, Section 4
+    return {"cpu": 8, "cuda": 16}[kind], OPTIMISER_STEPS[kind], chosen
+
+
+def _chosen_for_objects(
+    configuration: RunConfiguration, image_size: tuple[int, int], kind: str, *, objects: ObjectSizes
+) -> Choice:
+    """What whole images of one short edge need; anchors and the limit on detections follow the objects."""
+    short_edge = configuration.short_edge
+    if short_edge is None:
+        limit = LONGEST_SHORT_EDGE_OF_OBJECTS[kind]
+        short_edge = _short_edge(configuration, image_size, limit) or min(image_size)
+    options: dict[str, Any] = {"detections_per_image": detections_per_image(objects)}
+    if kind == "cpu":
+        options["rois_per_image"] = ROIS_PER_IMAGE_ON_CPU
+    if (sizes := anchor_sizes(objects, short_edge)) is not None:
+        options["anchor_sizes"] = sizes
+    chosen = {
+        "short_edge": short_edge,
+        "long_edge": round(LONG_EDGE_SHARE * max(configuration.short_edges or (short_edge,))),
+        "scale_range": (0.8, 1.25),
+        "options": options,
+    }
+    return {"cpu": 4, "cuda": 8}[kind], OPTIMISER_STEPS_OF_OBJECTS[kind], chosen
+
+
+def _short_edge(configuration: RunConfiguration, image_size: tuple[int, int], longest: int) -> int:
     """The middle one of those that are trained on; without them, what large images are made smaller to."""
     if configuration.short_edges is not None:
         return _middle(configuration.short_edges)
-    return LONGEST_SHORT_EDGE[kind] if min(image_size) > LONGEST_SHORT_EDGE[kind] else 0
+    return longest if min(image_size) > longest else 0
 
 
 def _crop_size(configuration: RunConfiguration, image_size: tuple[int, int], kind: str) -> tuple[int, int]:
@@ -269,9 +350,11 @@ def _middle(lengths: tuple[int, ...]) -> int:
 
 def _learning_rate(configuration: RunConfiguration, batch_size: int) -> float:
     """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times
-    that."""
+    that. For objects MS-COCO's usual 0.02 at batch size 16; from random weights twice that."""
     if configuration.optimizer == "adamw":
         return 1e-4 if configuration.pretrained else 1e-3
+    if configuration.detects:
+        return round(0.02 * batch_size / 16 * (1 if configuration.pretrained else 2), 6)
     return round(4e-3 * batch_size / 16 * (1 if configuration.pretrained else 10), 6)
 
 

@@ -4,30 +4,30 @@ import dataclasses
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from segweave.data import open_dataset
-from segweave.data.checks import SplitCheck, require_valid
+from segweave.data import is_coco, open_dataset
+from segweave.data.checks import require_valid
 from segweave.data.dataset import SegmentationDataset
+from segweave.data.instances import InstanceDataset
 from segweave.devices import choose_device, require_processes
 from segweave.errors import InputError, TrainingError
-from segweave.evaluation.evaluate import evaluate_network
+from segweave.evaluation.average_precision import DetectionResult
+from segweave.evaluation.detection import EvaluatedDetections
 from segweave.evaluation.evaluator import SegmentationResult, create_trainer, is_first_process
-from segweave.evaluation.inference import Inference
 from segweave.files import written_whole
-from segweave.models import create_model
-from segweave.networks.semantic import Labelling, SemanticNetwork
-from segweave.reports.run import report_run
+from segweave.models import Network, create_model
+from segweave.networks.semantic import Labelling
 from segweave.saving import initialise_from, load, require_model
 from segweave.training.callbacks import (
     BestModel,
@@ -40,13 +40,17 @@ from segweave.training.callbacks import (
     read_metrics,
 )
 from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
-from segweave.training.segmentation import SegmentationTraining
+from segweave.training.detection import Detection
+from segweave.training.segmentation import Segmentation
+from segweave.training.task import FinishedRun, Task
 
 RUN_FILES = ("config.yaml", "metrics.csv", "tensorboard", "checkpoints", "model", "report.html")
 """What a run folder holds; `overwrite` removes these and nothing else."""
 
 NAMED_AT_MOST = 8
 """How many of the weights that `init_from` doesn't give are named."""
+
+SplitOfTask = SegmentationDataset | InstanceDataset
 
 FREE_ON_RESUME = ("device", "workers")
 """What may differ when a run is resumed: where it runs, not what it computes."""
@@ -60,11 +64,11 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
-) -> SegmentationResult:
+) -> SegmentationResult | DetectionResult:
     """Trains a network, evaluates the best weights, and writes the run folder with its report.
 
     Args:
-        data: A folder with SPLIT/images and SPLIT/masks, or the name of a data set.
+        data: A folder with SPLIT/images and either SPLIT/masks or SPLIT/instances.json, or the name of a data set.
         out: The run folder.
         config: A YAML file of settings (a recipe, or a run's config.yaml); `data` and `settings` go before it.
         resume: Whether to continue the run that is in `out`, with its own settings, from its last checkpoint.
@@ -91,27 +95,32 @@ def train(
     else:
         if is_first_process():
             _require_free(run, overwrite)
-        configuration = configure({**(read_settings(config) if config is not None else {}), **given})
+        configuration = configure(_with_model({**(read_settings(config) if config is not None else {}), **given}))
         if configuration.init_from is not None:
             _require_other_run(configuration.init_from, run)
     require_processes(configuration.devices)
-    train_split, val_split, checks = _open_splits(configuration, run if resume else None)
+    task: Task = Detection() if configuration.detects else Segmentation()
+    train_split, val_split, checks = _open_splits(configuration, task, run if resume else None)
     chosen = configuration
     if not resume:
-        chosen = resolve(configuration, images=len(train_split), image_size=_typical_size(train_split))
+        chosen = resolve(configuration, images=len(train_split), **task.known_data(train_split))
     last = run / "checkpoints" / "last.ckpt"
     continued = resume and last.exists()
     network = _create_network(chosen, train_split, pretrained=chosen.pretrained and not continued)
     not_taken = None
     if chosen.init_from is not None and not continued:
         not_taken = initialise_from(network, chosen.init_from)
-    module = SegmentationTraining(network, chosen, train=train_split, val=val_split)
-    trainer = _create_trainer(chosen, run, console)
+    if chosen.freeze_backbone:
+        network.backbone.freeze()
+    if chosen.freeze_batch_norm:
+        network.backbone.freeze_batch_norm()
+    module = task.training(network, chosen, train=train_split, val=val_split)
+    trainer = _create_trainer(chosen, run, console, task.figures(chosen))
 
     if is_first_process():
         if not resume:
             _start_folder(run, chosen)
-        _print_start(console, configuration, chosen, (train_split, val_split), checks, network)
+        _print_start(console, task, configuration, chosen, (train_split, val_split), checks, network)
         if not_taken is not None:
             _print_initialised(console, chosen, network, not_taken)
         if chosen.freeze_backbone:
@@ -120,12 +129,12 @@ def train(
         trainer.fit(module, ckpt_path=last if continued else None)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"out of memory on {chosen.device} with batch_size {chosen.batch_size} and crop_size {chosen.crop_size}: "
-            "expected smaller ones"
+            f"out of memory on {chosen.device} with batch_size {chosen.batch_size} and images of "
+            f"{_trained_size(chosen)}: expected smaller ones"
         ) from error
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
-    return _finish(run, chosen, val_split, console)
+    return _finish(run, task, chosen, val_split, console)
 
 
 def _absolute(place: str | os.PathLike[str]) -> str:
@@ -133,13 +142,28 @@ def _absolute(place: str | os.PathLike[str]) -> str:
     return str(Path(place).resolve()) if Path(place).is_dir() else str(place)
 
 
+def _with_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """Chooses the network by what the data has, if neither the settings nor the configuration's default can."""
+    data = settings.get("data")
+    if "model" in settings or not data or not is_coco(data, settings.get("root")):
+        return settings
+    return {**settings, "model": "mask_rcnn"}
+
+
+def _trained_size(configuration: RunConfiguration) -> str:
+    if configuration.detects:
+        return f"short_edge {configuration.short_edge}, long_edge {configuration.long_edge}"
+    return f"crop_size {configuration.crop_size}"
+
+
 def _open_splits(
-    configuration: RunConfiguration, resumed: Path | None
-) -> tuple[SegmentationDataset, SegmentationDataset, list[SplitCheck | None]]:
+    configuration: RunConfiguration, task: Task, resumed: Path | None
+) -> tuple[SplitOfTask, SplitOfTask, list[Any]]:
     """Opens and checks the splits to train and to validate on; those of a resumed run must have its classes."""
-    train_split = open_dataset(configuration.data, configuration.root, configuration.train_split)
+    data, root = configuration.data, configuration.root
+    train_split = open_dataset(data, root, configuration.train_split, task=task.name)
     classes = list(train_split.classes)
-    val_split = open_dataset(configuration.data, configuration.root, configuration.val_split, classes=classes)
+    val_split = open_dataset(data, root, configuration.val_split, task=task.name, classes=classes)
     if classes != list(val_split.classes):
         raise InputError(
             f"{configuration.data}: expected the same classes in both splits, "
@@ -157,33 +181,20 @@ def _open_splits(
 
 
 def _finish(
-    run: Path, configuration: RunConfiguration, val_split: SegmentationDataset, console: Console
-) -> SegmentationResult:
+    run: Path, task: Task, configuration: RunConfiguration, val_split: SplitOfTask, console: Console
+) -> SegmentationResult | DetectionResult:
     """Evaluates the best weights and writes the report."""
     network = load(run)
-    inference = Inference(short_edge=configuration.short_edge or None)
-    result = evaluate_network(
-        network,
-        val_split,
-        inference=inference,
-        device=configuration.device,
-        devices=configuration.devices,
-        workers=configuration.workers or 0,
-    )
+    evaluated = task.evaluate(network, configuration, val_split)
     if is_first_process():
-        rows = read_metrics(run / "metrics.csv")
-        seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        report_run(
-            run, network, val_split, result, inference, dataclasses.asdict(configuration), seconds, _versions(), rows
-        )
+        finished = FinishedRun(run, configuration, read_metrics(run / "metrics.csv"), _versions())
+        reached = task.report(finished, network, val_split, evaluated)
         console.print(
-            f"best weights: mIoU [bold]{100 * result.mean_iou:.2f} %[/bold], "
-            f"pixel accuracy {100 * result.pixel_accuracy:.2f} %"
-            f" on {configuration.val_split}\nreport: {run / 'report.html'}",
+            f"best weights: {reached} on {configuration.val_split}\nreport: {run / 'report.html'}",
             soft_wrap=True,
             highlight=False,
         )
-    return result
+    return evaluated.result if isinstance(evaluated, EvaluatedDetections) else evaluated
 
 
 def _resumed_configuration(run: Path, given: dict[str, Any]) -> RunConfiguration:
@@ -236,17 +247,7 @@ def _start_folder(run: Path, configuration: RunConfiguration) -> None:
             path.unlink(missing_ok=True)
 
 
-def _typical_size(dataset: SegmentationDataset) -> tuple[int, int]:
-    """(height, width) in the middle of a few images of the split: the medians of both."""
-    indices = np.linspace(0, len(dataset) - 1, num=min(len(dataset), 9)).astype(int)
-    sizes = [dataset[int(index)].mask.shape for index in indices]
-    height, width = (int(np.median(sides)) for sides in zip(*sizes, strict=True))
-    return height, width
-
-
-def _create_network(
-    configuration: RunConfiguration, dataset: SegmentationDataset, *, pretrained: bool
-) -> SemanticNetwork:
+def _create_network(configuration: RunConfiguration, dataset: SplitOfTask, *, pretrained: bool) -> Network:
     torch.manual_seed(configuration.seed)
     assert configuration.backbone is not None
     network = create_model(
@@ -256,27 +257,35 @@ def _create_network(
         pretrained=pretrained,
         **configuration.options,
     )
-    network.labelling = Labelling(tuple(dataset.classes), tuple(dataset.palette), configuration.short_edge or None)
+    network.labelling = Labelling(
+        tuple(dataset.classes),
+        tuple(dataset.palette),
+        short_edge=configuration.short_edge or None,
+        long_edge=configuration.long_edge or None,
+    )
     return network
 
 
-def _create_trainer(configuration: RunConfiguration, run: Path, console: Console) -> lightning.Trainer:
+def _create_trainer(
+    configuration: RunConfiguration, run: Path, console: Console, figures: Mapping[str, str]
+) -> lightning.Trainer:
     if configuration.sync_batch_norm and configuration.device != "cuda":
         raise InputError(
             f"sync_batch_norm: torch has it for GPUs only, expected device cuda, not {configuration.device}"
         )
     assert configuration.validate_every is not None
+    deciding = next(iter(figures))
     callbacks: list[Callback] = [
         MetricsFile(run / "metrics.csv"),
-        BestModel(run / "model"),
-        ProgressDisplay(console),
+        BestModel(run / "model", deciding),
+        ProgressDisplay(console, figures),
         ValidationSchedule(configuration.validate_every),
         # Both after each validation, so that what is continued from and what metrics.csv tells are of the same step;
         # the last one last, since it also keeps what the others know.
         ModelCheckpoint(
             run / "checkpoints",
             filename="best",
-            monitor="val/mean_iou",
+            monitor=deciding,
             mode="max",
             save_on_train_epoch_end=False,
             enable_version_counter=False,
@@ -288,7 +297,7 @@ def _create_trainer(configuration: RunConfiguration, run: Path, console: Console
     if configuration.ema is not None:
         callbacks.append(MovingAverage(decay=configuration.ema))
     if configuration.early_stopping is not None:
-        callbacks.append(Patience(configuration.early_stopping))
+        callbacks.append(Patience(configuration.early_stopping, deciding))
     return create_trainer(
         configuration.device,
         configuration.devices,
@@ -309,11 +318,12 @@ def _create_trainer(configuration: RunConfiguration, run: Path, console: Console
 
 def _print_start(
     console: Console,
+    task: Task,
     configuration: RunConfiguration,
     chosen: RunConfiguration,
-    splits: tuple[SegmentationDataset, SegmentationDataset],
-    checks: list[SplitCheck | None],
-    network: SemanticNetwork,
+    splits: tuple[SplitOfTask, SplitOfTask],
+    checks: list[Any],
+    network: Network,
 ) -> None:
     """What is trained, on what, and which settings were chosen."""
     train_split, val_split = splits
@@ -327,23 +337,27 @@ def _print_start(
     for check in checks:
         if check is None:
             continue
-        shares = check.class_pixels / max(check.class_pixels.sum(), 1)
-        each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(check.classes, shares, strict=True))
-        console.print(f"pixels of {check.split}: {each}", highlight=False)
-        if check.unseen_classes:
-            console.print(f"[yellow]warning:[/] classes never seen in {check.split}: {', '.join(check.unseen_classes)}")
+        for line in task.describe(check):
+            console.print(line, highlight=False)
     table = Table("chosen for you", "value", "change with", box=None, header_style="dim")
     for field in dataclasses.fields(chosen):
         before, after = getattr(configuration, field.name), getattr(chosen, field.name)
         if before != after:
-            shown = " ".join(map(str, after)) if isinstance(after, tuple) else str(after)
-            table.add_row(field.name, shown, f"--{field.name.replace('_', '-')}")
+            if field.name == "options":
+                for option in after.keys() - before.keys():
+                    table.add_row(option, _shown(after[option]), f"--options.{option}")
+            else:
+                table.add_row(field.name, _shown(after), f"--{field.name.replace('_', '-')}")
     if table.rows:
         console.print(table)
 
 
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _print_initialised(
-    console: Console, configuration: RunConfiguration, network: SemanticNetwork, not_taken: list[str]
+    console: Console, configuration: RunConfiguration, network: Network, not_taken: list[str]
 ) -> None:
     """What was taken from another run, and what wasn't."""
     count = len(network.state_dict())
@@ -355,7 +369,7 @@ def _print_initialised(
 
 
 def _print_frozen(
-    console: Console, configuration: RunConfiguration, network: SemanticNetwork, not_taken: list[str] | None
+    console: Console, configuration: RunConfiguration, network: Network, not_taken: list[str] | None
 ) -> None:
     """How much is trained, and a warning if what is frozen was never trained."""
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

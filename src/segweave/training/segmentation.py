@@ -1,28 +1,33 @@
-"""The Lightning module that trains a network for semantic segmentation."""
+"""Training for pixels: the Lightning module, and what a run does around it."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from segweave.data.checks import SplitCheck
 from segweave.data.dataset import SegmentationDataset
 from segweave.data.loading import LabelledImage, TrainingOrder, TrainingSamples
-from segweave.data.transforms import seed_of, training_transform
-from segweave.errors import TrainingError
-from segweave.evaluation.evaluator import SegmentationEvaluator
+from segweave.data.transforms import training_transform
+from segweave.evaluation.evaluate import evaluate_network
+from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult
 from segweave.evaluation.inference import Inference
 from segweave.networks.semantic import SemanticNetwork
+from segweave.reports.run import report_run
 from segweave.training.configuration import RunConfiguration
+from segweave.training.steps import TrainingSteps
+from segweave.training.task import FinishedRun, Task
 
 
-class SegmentationTraining(SegmentationEvaluator):
+class SegmentationTraining(TrainingSteps, SegmentationEvaluator):
     """Trains a network with the sum of its own losses; validates as `SegmentationEvaluator` does.
 
     Args:
-        network: Is trained; with `freeze_backbone`, all of it but the backbone, which is frozen for good.
+        network: Is trained.
         configuration: Resolved (see `segweave.training.configuration.resolve`).
         train: The split to train on.
         val: The split to validate on.
@@ -36,9 +41,7 @@ class SegmentationTraining(SegmentationEvaluator):
         train: SegmentationDataset,
         val: SegmentationDataset,
     ) -> None:
-        super().__init__(network, train.classes, Inference(short_edge=configuration.short_edge or None))
-        if configuration.freeze_backbone:
-            network.backbone.freeze()
+        super().__init__(network, train.classes, _inference(configuration))
         self.configuration = configuration
         self.train_dataset = train
         self.val_dataset = val
@@ -48,50 +51,14 @@ class SegmentationTraining(SegmentationEvaluator):
 
     def training_step(self, batch: LabelledImage, batch_idx: int) -> Tensor:
         losses = self.compute_losses(batch.image.contiguous(memory_format=torch.channels_last), batch.mask)
-        total = torch.stack(list(losses.values())).sum()
-        if not total.isfinite():
-            raise TrainingError(self._diverged(losses, batch.name))
-        self.log("train/loss", total, prog_bar=True)
-        if len(losses) > 1:
-            self.log_dict({f"train/{name}": loss for name, loss in losses.items()})
-        return total
-
-    def _diverged(self, losses: dict[str, Tensor], names: Sequence[str]) -> str:
-        terms = ", ".join(f"{name} {loss.item()}" for name, loss in losses.items())
-        checkpoint = getattr(self.trainer.checkpoint_callbacks[-1], "best_model_path", "") or "none yet"
-        return (
-            f"the loss is not finite at step {self.global_step} ({terms}; batch: {', '.join(names)}; "
-            f"last good checkpoint: {checkpoint}): "
-            "expected finite; a lower learning rate, warm-up steps or clipped gradients may help"
-        )
-
-    def on_train_batch_start(self, batch: LabelledImage, batch_idx: int) -> None:
-        # dropout depends on the step alone, so that a resumed run drops what an unbroken one does
-        torch.manual_seed(seed_of(self.configuration.seed, self.current_epoch, batch_idx, self.global_rank))
-
-    def configure_optimizers(self) -> Any:
-        settings = self.configuration
-        assert settings.learning_rate is not None
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        else:
-            optimizer = torch.optim.SGD(
-                trained,
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-            )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, poly_schedule(steps, settings.power, settings.warmup_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.total_of(losses, list(batch.name))
 
     def train_dataloader(self) -> DataLoader[LabelledImage]:
         settings = self.configuration
         assert settings.crop_size is not None
         assert settings.batch_size is not None
         assert settings.workers is not None
+        assert settings.scale_range is not None
         transform = training_transform(
             crop_size=settings.crop_size,
             mean=self.network.backbone.mean,
@@ -122,17 +89,70 @@ class SegmentationTraining(SegmentationEvaluator):
         return self.val_loader(self.val_dataset, self.trainer, self.configuration.workers)
 
 
-def poly_schedule(steps: int, power: float, warmup_steps: int = 0) -> Callable[[int], float]:
-    """The factor of the learning rate at each step: (1 - step / steps)^power (PAN, Section 4).
+class Segmentation(Task):
+    """Classes of pixels: mean IoU decides."""
 
-    Args:
-        steps: Of the whole run.
-        power: PAN's is 0.9.
-        warmup_steps: Over so many steps, the factor also rises linearly from near 0.
-    """
+    name = "semantic"
 
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-        return rise * max(1 - step / max(steps, 1), 0.0) ** power
+    def figures(self, configuration: RunConfiguration) -> Mapping[str, str]:
+        return {"val/mean_iou": "mIoU", "val/pixel_accuracy": "pixel accuracy"}
 
-    return factor
+    def describe(self, check: SplitCheck) -> list[str]:
+        shares = check.class_pixels / max(check.class_pixels.sum(), 1)
+        each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(check.classes, shares, strict=True))
+        never = f"[yellow]warning:[/] classes never seen in {check.split}: {', '.join(check.unseen_classes)}"
+        return [f"pixels of {check.split}: {each}", *([never] if check.unseen_classes else [])]
+
+    def known_data(self, train: SegmentationDataset) -> dict[str, Any]:
+        return {"image_size": _typical_size(train)}
+
+    def training(
+        self,
+        network: SemanticNetwork,
+        configuration: RunConfiguration,
+        *,
+        train: SegmentationDataset,
+        val: SegmentationDataset,
+    ) -> SegmentationTraining:
+        return SegmentationTraining(network, configuration, train=train, val=val)
+
+    def evaluate(
+        self, network: SemanticNetwork, configuration: RunConfiguration, val: SegmentationDataset
+    ) -> SegmentationResult:
+        return evaluate_network(
+            network,
+            val,
+            inference=_inference(configuration),
+            device=configuration.device,
+            devices=configuration.devices,
+            workers=configuration.workers or 0,
+        )
+
+    def report(
+        self, finished: FinishedRun, network: SemanticNetwork, val: SegmentationDataset, result: SegmentationResult
+    ) -> str:
+        report_run(
+            finished.folder,
+            network,
+            val,
+            result,
+            _inference(finished.configuration),
+            dataclasses.asdict(finished.configuration),
+            finished.seconds,
+            finished.versions,
+            finished.metrics,
+        )
+        accuracy = f"pixel accuracy {100 * result.pixel_accuracy:.2f} %"
+        return f"mIoU [bold]{100 * result.mean_iou:.2f} %[/bold], {accuracy}"
+
+
+def _inference(configuration: RunConfiguration) -> Inference:
+    return Inference(short_edge=configuration.short_edge or None)
+
+
+def _typical_size(dataset: SegmentationDataset) -> tuple[int, int]:
+    """(height, width) in the middle of a few images of the split: the medians of both."""
+    indices = np.linspace(0, len(dataset) - 1, num=min(len(dataset), 9)).astype(int)
+    sizes = [dataset[int(index)].mask.shape for index in indices]
+    height, width = (int(np.median(sides)) for sides in zip(*sizes, strict=True))
+    return height, width

@@ -1,0 +1,63 @@
+"""What a detector's settings follow in the data: how large objects are, and how many an image holds."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segweave.data.instances import InstanceDataset
+
+ANCHOR_LEVELS = 5
+"""Levels of the pyramid that proposals are made on; each has anchors of one size (FPN, Section 4.1)."""
+
+SMALL_SHARE = 0.1
+"""Of the objects may be smaller than the smallest anchors."""
+
+
+class ObjectSizes(NamedTuple):
+    """The N objects of a split, crowds left out."""
+
+    sizes: NDArray[np.float64]
+    """(N,): the root of each box's area, in pixels."""
+    short_edges: NDArray[np.float64]
+    """(N,): the short edge of the image that it is in, in pixels."""
+    most: int
+    """Objects in one image at most."""
+
+
+def measure_objects(dataset: InstanceDataset) -> ObjectSizes:
+    """Reads them from the annotations; no image is opened."""
+    truth = dataset.ground_truth(masks=False)
+    short_edge_of = {image["id"]: min(image["height"], image["width"]) for image in truth["images"]}
+    objects = [annotation for annotation in truth["annotations"] if not annotation.get("iscrowd", 0)]
+    sizes = [float(np.sqrt(each["bbox"][2] * each["bbox"][3])) for each in objects]
+    short_edges = [short_edge_of[each["image_id"]] for each in objects]
+    counts = Counter(each["image_id"] for each in objects)
+    return ObjectSizes(np.array(sizes, float), np.array(short_edges, float), max(counts.values(), default=0))
+
+
+def anchor_sizes(objects: ObjectSizes, short_edge: int) -> tuple[float, ...] | None:
+    """A size for each level, the finest first, each twice the one before as the strides are.
+
+    The smallest is as large as a small object of the data, a power of the root of 2 (so that the sizes are as round as
+    the sides that they stand for).
+
+    Args:
+        objects: Of the training split.
+        short_edge: To which images are resized, in pixels; 0 for their own size.
+
+    Returns:
+        Pixels of the resized image; None for a split without objects.
+    """
+    if not len(objects.sizes):
+        return None
+    scales = short_edge / objects.short_edges if short_edge else np.ones_like(objects.sizes)
+    small = max(float(np.quantile(objects.sizes * scales, SMALL_SHARE)), 1.0)
+    smallest = max(round(2 ** (round(2 * np.log2(small)) / 2)), 4)
+    return tuple(float(smallest * 2**level) for level in range(ANCHOR_LEVELS))
+
+
+def detections_per_image(objects: ObjectSizes) -> int:
+    """Half as many again as the fullest training image holds, in fifties; MS-COCO's 100 at least."""
+    return max(100, -(-3 * objects.most // 100) * 50)

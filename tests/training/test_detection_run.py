@@ -1,0 +1,204 @@
+"""A whole run of a detector: what it writes and chooses, what is done with it, and what stops it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from torch import nn
+
+import segweave
+from segweave import InputError, train
+from segweave.networks.rcnn import DetectionNetwork
+from segweave.training.callbacks import read_metrics
+from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
+from segweave.training.objects import ObjectSizes, anchor_sizes, detections_per_image
+from segweave.training.run import RUN_FILES
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, coco_folder: Path, detection_settings: dict[str, Any]) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    # a network that has seen so little is sure of nothing: what it is least unsure of counts too
+    options = detection_settings["options"] | {"score_threshold": 0.0}
+    train(coco_folder, out=out, **detection_settings | {"options": options})
+    return out
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_run_folder_holds_what_is_promised(run: Path) -> None:
+    assert sorted(path.name for path in run.iterdir()) == sorted(RUN_FILES)
+    rows = read_metrics(run / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]  # nine images in batches of four
+    assert {"val/box_ap", "val/box_ap50", "val/mask_ap", "train/loss", "train/loss_mask"} <= set(rows[0])
+    network = segweave.load(run)
+    assert isinstance(network, DetectionNetwork)
+    assert network.labelling is not None
+    assert network.labelling.classes == ("red", "green")
+    assert (network.labelling.short_edge, network.labelling.long_edge) == (48, 80)
+    report = (run / "report.html").read_text()
+    assert "green" in report
+    assert "http" not in report.split("<body")[1].replace("http://www.w3.org", "")
+
+
+def test_config_yaml_repeats_the_run_whatever_the_workers(tmp_path: Path, run: Path) -> None:
+    train(out=tmp_path / "again", config=run / "config.yaml", workers=2)
+    assert weights(tmp_path / "again") == weights(run)
+
+
+def test_settings_follow_the_objects(run: Path) -> None:
+    settings = read_settings(run / "config.yaml")
+    options = settings["options"]
+    # a tenth of the boxes, of 10 to 24 by 10 to 20 pixels, are smaller than about 11
+    assert options["anchor_sizes"] == [11.0, 22.0, 44.0, 88.0, 176.0]
+    assert options["detections_per_image"] == 100
+    assert (settings["short_edge"], settings["long_edge"], settings["crop_size"]) == (48, 80, None)
+
+
+def test_without_a_model_the_data_chooses(
+    tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any]
+) -> None:
+    settings = {name: value for name, value in detection_settings.items() if name != "model"}
+    train(coco_folder, out=tmp_path / "run", **settings | {"epochs": 1})
+    assert read_settings(tmp_path / "run" / "config.yaml")["model"] == "mask_rcnn"
+
+
+def test_a_detector_of_boxes_alone(tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any]) -> None:
+    frozen = {"model": "faster_rcnn", "freeze_batch_norm": True, "epochs": 1, "milestones": (0.5,)}
+    result = train(coco_folder, out=tmp_path / "run", **detection_settings | frozen)
+    assert result.mask is None
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert float(rows[-1]["learning_rate"]) == pytest.approx(0.001)
+    assert "val/mask_ap" not in rows[0]
+    network = segweave.load(tmp_path / "run")
+    tracked = [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert tracked
+    assert all(module.num_batches_tracked == 0 for module in tracked)
+
+
+def test_evaluate_is_what_training_told(tmp_path: Path, run: Path, coco_folder: Path) -> None:
+    figures, found = tmp_path / "figures.json", tmp_path / "found.json"
+    result = segweave.evaluate(run, data=coco_folder, workers=0, device="cpu", out=figures, predictions=found)
+    best = max(float(row["val/mask_ap"]) for row in read_metrics(run / "metrics.csv"))
+    assert result.mask.ap == pytest.approx(best, abs=1e-6)
+    assert json.loads(figures.read_text())["mask"]["ap"] == pytest.approx(result.mask.ap)
+    predictions = json.loads(found.read_text())
+    assert predictions
+    assert {each["category_id"] for each in predictions} <= {3, 7}
+    with pytest.raises(InputError, match=r"found\.json: exists already"):
+        segweave.evaluate(run, data=coco_folder, predictions=found)
+    with pytest.raises(InputError, match="finds objects: expected no scales, flip"):
+        segweave.evaluate(run, data=coco_folder, flip=True)
+
+
+def test_predict_draws_and_writes_coco(tmp_path: Path, run: Path, coco_folder: Path) -> None:
+    out = tmp_path / "out"
+    paths = segweave.predict(run, coco_folder / "val" / "images", out=out, score=0.0, device="cpu")
+    assert [path.name for path in paths] == [f"{index}.png" for index in range(5)]
+    written = COCO(str(out / "predictions.json"))
+    assert len(written.imgs) == 5
+    assert written.anns
+    assert {each["name"] for each in written.cats.values()} == {"red", "green"}
+    annotation = next(iter(written.anns.values()))
+    assert written.annToMask(annotation).shape == (48, 64)
+    assert 0 <= annotation["score"] <= 1
+    picture = np.asarray(Image.open(paths[0]).convert("RGB"))
+    assert picture.std() > 0
+    with pytest.raises(InputError, match="exists already"):
+        segweave.predict(run, coco_folder / "val" / "images", out=out)
+    with pytest.raises(InputError, match="expected no scales, flip, window"):
+        segweave.predict(run, coco_folder / "val" / "images", out=tmp_path / "other", flip=True)
+
+
+def test_detect_tells_what_is_sure(run: Path, coco_folder: Path) -> None:
+    network = segweave.load(run)
+    image = coco_folder / "val" / "images" / "0.png"
+    everything = segweave.detect(network, image, score=0.0)
+    assert len(everything.scores) > 0
+    limit = float(np.median(everything.scores))
+    sure = segweave.detect(network, image, score=limit)
+    assert 0 < len(sure.scores) < len(everything.scores)
+    assert sure.scores.min() >= limit
+    assert sure.masks.shape == (len(sure.scores), 48, 64)
+
+
+def test_explain_draws_what_fpt_used(
+    tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any], run: Path
+) -> None:
+    options = detection_settings["options"] | {"neck": "fpt"}
+    short = {"options": options, "epochs": 1, "short_edge": 40}
+    train(coco_folder, out=tmp_path / "fpt", **detection_settings | short)
+    image = coco_folder / "val" / "images" / "0.png"
+    (sheet,) = segweave.explain(tmp_path / "fpt", image, out=tmp_path / "out", at=(63, 47), maps=True, device="cpu")
+    assert Image.open(sheet).height > 1000
+    maps = np.load(sheet.with_suffix(".npz"))
+    assert maps["transformed_level1"].shape == (16, 10, 14)  # 48x64 resized to 40x53, at stride 4, without padding
+    attention = maps["grounding_from_level4_level1"]
+    assert attention.sum() == pytest.approx(1, abs=1e-4)
+    with pytest.raises(InputError, match="explains nothing"):
+        segweave.explain(run, image, out=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "pan"}, "instances, but no masks of classes"),
+        ({"crop_size": (32, 32)}, r"crop_size \[32, 32\]: mask_rcnn sees whole images"),
+        ({"long_edge": 5}, "long_edge 5: expected 0"),
+        ({"milestones": (0.8, 0.5)}, r"milestones \[0.8, 0.5\]: expected shares of the run, rising"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_trained(
+    tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    options = {} if "model" in settings else detection_settings["options"]
+    with pytest.raises(InputError, match=message):
+        train(coco_folder, out=tmp_path / "run", **detection_settings | {"options": options} | settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_cannot_train_a_detector(tmp_path: Path, folder: Path, detection_settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"no instances: expected SPLIT/instances\.json"):
+        train(folder, out=tmp_path / "run", **detection_settings)
+
+
+def sizes_of(*sizes: float, most: int = 1, short_edge: float = 100) -> ObjectSizes:
+    return ObjectSizes(np.array(sizes), np.full(len(sizes), short_edge), most)
+
+
+def test_anchors_double_from_the_small_objects_on() -> None:
+    objects = sizes_of(*range(10, 111))  # a tenth is smaller than 20
+    assert anchor_sizes(objects, 100) == (23.0, 46.0, 92.0, 184.0, 368.0)
+    assert anchor_sizes(objects, 0) == anchor_sizes(objects, 100)
+    assert anchor_sizes(objects, 50) == (11.0, 22.0, 44.0, 88.0, 176.0)
+    assert anchor_sizes(sizes_of(0.5), 100) == (4.0, 8.0, 16.0, 32.0, 64.0)
+    assert anchor_sizes(sizes_of(), 100) is None
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 100), (66, 100), (67, 150), (100, 150), (375, 600)])
+def test_the_limit_on_detections(most: int, expected: int) -> None:
+    assert detections_per_image(sizes_of(most=most)) == expected
+
+
+def test_resolve_for_objects() -> None:
+    def chosen(**settings: Any) -> RunConfiguration:
+        configuration = configure({"data": "shapes", "model": "mask_rcnn", "device": "cpu", **settings})
+        return resolve(configuration, images=400, image_size=(480, 640), objects=sizes_of(30.0, short_edge=480))
+
+    plain = chosen()
+    assert (plain.short_edge, plain.long_edge, plain.batch_size, plain.learning_rate) == (320, 533, 4, 0.01)
+    assert plain.epochs == 8
+    assert plain.options["rois_per_image"] == 128
+    assert chosen(pretrained=True).learning_rate == 0.005
+    assert chosen(short_edges=(400, 600, 800)).short_edge == 600
+    assert chosen(short_edges=(400, 600, 800)).long_edge == 1333
+    assert chosen(options={"anchor_sizes": [8, 16, 32, 64, 128]}).options["anchor_sizes"][0] == 8
+    assert torch.tensor(plain.options["anchor_sizes"]).diff().gt(0).all()
