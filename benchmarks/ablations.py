@@ -76,7 +76,12 @@ def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple
 
 def mean_iou(run: Path) -> float:
     """Of a run after its last step, in per cent."""
-    return 100 * float(read_metrics(run / "metrics.csv")[-1]["val/mean_iou"])
+    return last_figure(run, "val/mean_iou")
+
+
+def last_figure(run: Path, name: str) -> float:
+    """A figure of a run after its last step, in per cent."""
+    return 100 * float(read_metrics(run / "metrics.csv")[-1][name])
 
 
 def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int], float], seeds: Sequence[int]) -> None:

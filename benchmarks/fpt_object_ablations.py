@@ -1,0 +1,64 @@
+"""FPT's Table 1 on `shapes`: every row over several seeds, AP of boxes and masks, mean and spread beside the paper's.
+
+    python benchmarks/fpt_object_ablations.py [--seeds 0 1 2 --out runs/fpt-objects --processes 2 --necks]
+
+`--necks` adds FPN and PANet's bottom-up path (Table 3). All rows are Mask R-CNNs with the same backbone (timm's
+smallest ResNet), steps, batches and seeds, levels of 64 channels, trained from random weights, for a CPU. Runs that are
+there already are read, not trained again. The paper's figures are for MS-COCO val2017 and ResNet-50, Table 3's for
+test-dev and ResNet-101.
+"""
+
+from typing import Any
+
+from ablations import SETTINGS, Row, last_figure, parse_arguments, print_table, train_rows
+
+OBJECT_SETTINGS: dict[str, Any] = {
+    **{name: value for name, value in SETTINGS.items() if name != "crop_size"},
+    "backbone": "test_resnet",
+    "short_edge": 96,
+    "long_edge": 120,
+    "scale_range": (0.8, 1.25),
+    "epochs": 4,
+}
+NARROW = {"channels": 64, "head_channels": 256, "rois_per_image": 64}
+WITHOUT = {"st": {"self_transformer": False}, "gt": {"grounding": "none"}, "rt": {"rendering": False}}
+
+
+def _row(title: str, paper: tuple[float, float], name: str, neck: str = "fpt", without: str = "") -> tuple[Row, Row]:
+    """The same run, beside the paper's box AP and beside its mask AP."""
+    left_out = {option: value for part in without.split() for option, value in WITHOUT[part].items()}
+    options = {**NARROW, "neck": neck, **left_out}
+    boxes, masks = (Row(title, ap, name, "mask_rcnn", options) for ap in paper)
+    return boxes, masks
+
+
+TABLE_1 = [
+    _row("BFP", (31.6, 29.9), "bfp", "bfp"),
+    _row("+ST", (32.0, 30.6), "st", without="gt rt"),
+    _row("+GT", (35.1, 33.9), "gt", without="st rt"),
+    _row("+RT", (34.7, 33.1), "rt", without="st gt"),
+    _row("+ST+GT", (35.7, 34.6), "st-gt", without="rt"),
+    _row("+ST+RT", (35.9, 34.4), "st-rt", without="gt"),
+    _row("+GT+RT", (36.9, 35.1), "gt-rt", without="st"),
+    _row("+ST+GT+RT", (38.0, 36.8), "fpt"),
+]
+NECKS = [
+    _row("BFP", (33.1, 32.6), "bfp", "bfp"),
+    _row("BFP+FPN", (36.2, 35.7), "fpn", "fpn"),
+    _row("BFP+BPA", (37.3, 36.3), "bpa", "bpa"),
+    _row("BFP+FPT", (41.6, 38.6), "fpt"),
+]
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, "runs/fpt-objects", OBJECT_SETTINGS, flags=("necks",))
+    tables = {"Table 1: transformers": TABLE_1, **({"Table 3: pyramids": NECKS} if arguments.necks else {})}
+    runs = train_rows([row for rows in tables.values() for row, _ in rows], arguments)
+    for title, rows in tables.items():
+        for kind, figure, number in (("boxes", "val/box_ap", 0), ("masks", "val/mask_ap", 1)):
+            scores = {key: last_figure(run, figure) for key, run in runs.items()}
+            print_table(f"{title}, AP of {kind}", [row[number] for row in rows], scores, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
