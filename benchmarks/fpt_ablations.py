@@ -53,10 +53,10 @@ TABLE_5 = [
     Row("UFP+FPT", 82.2, FULL.name, FULL.model, FULL.options),
 ]
 DISTANCES = [
-    _fpt("divided by the root of a part's channels", 81.7, FULL.name),
-    _fpt("as printed", 81.7, "fpt-printed", distance_scaling="none"),
-    _fpt("LGT alone, divided", 80.3, "lgt", **LGT),
-    _fpt("LGT alone, as printed", 80.3, "lgt-printed", **LGT, distance_scaling="none"),
+    _fpt("as printed", 81.7, FULL.name),
+    _fpt("divided by the root of a part's channels", 81.7, "fpt-divided", distance_scaling="square_root"),
+    _fpt("LGT alone, as printed", 80.3, "lgt", **LGT),
+    _fpt("LGT alone, divided", 80.3, "lgt-divided", **LGT, distance_scaling="square_root"),
 ]
 
 

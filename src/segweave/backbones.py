@@ -33,12 +33,13 @@ class Backbone(nn.Module):
         output_stride: The stride of the coarsest map: 32, or 16 or 8, for which the last one or two stages are dilated
             instead of strided.
         pretrained: Whether to load timm's weights for the model; needs a network, or the weights in the hub's cache.
-        attention: Blocks that a ResNet gets beside its own (FPT, Section 4.1: NL-ResNet and GC-ResNet). timm puts one
-            at the end of every residual branch, before it is added. "global_context" (Cao et al., "GCNet", ICCVW 2019,
-            fused by addition as there): all of them; theirs spares res2. "non_local" (Wang et al., "Non-local Neural
-            Networks", CVPR 2018): the last one of res4 alone, near where theirs is, since it makes a table of all pairs
-            of positions: 40 MB there for an image of 800 x 1000, 10 GB in res2. Both start by changing nothing, so that
-            pretrained weights, which don't have them, keep their meaning. In a frozen backbone they stay that way.
+        attention: Blocks that a ResNet gets (FPT, Section 4.1: NL-ResNet and GC-ResNet), in place of attention that it
+            may have of its own. timm puts one at the end of every residual branch, before it is added.
+            "global_context" (Cao et al., "GCNet", ICCVW 2019, fused by addition as there): all of them; theirs spares
+            res2. "non_local" (Wang et al., "Non-local Neural Networks", CVPR 2018): the last one of res4 alone, near
+            where theirs is, since it makes a table of all pairs of positions: 40 MB there for an image of 800 x 1000,
+            10 GB in res2. Both start by changing nothing, so that pretrained weights, which don't have them, keep their
+            meaning. In a frozen backbone they stay that way.
 
     Attributes:
         channels: The channels of the four maps.

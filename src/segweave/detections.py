@@ -92,7 +92,7 @@ def predict_objects(network: DetectionNetwork, targets: dict[Path, Path], out: P
         score: The least score of an object that is drawn and written.
     """
     assert network.labelling is not None
-    category_ids = list(range(1, network.num_classes + 1))
+    category_ids = network.labelling.category_ids or tuple(range(1, network.num_classes + 1))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (target, source) in enumerate(targets.items(), start=1):
@@ -135,7 +135,11 @@ def _annotations(
     if detections.masks is not None:
         output["masks"] = torch.from_numpy(detections.masks)[:, None].float()
     found = coco_predictions(output, image_id, category_ids)
+    if detections.masks is None:
+        areas = [each["bbox"][2] * each["bbox"][3] for each in found]
+    else:
+        areas = detections.masks.sum(axis=(1, 2)).tolist()
     return [
-        {"id": first + place, "iscrowd": 0, "area": each["bbox"][2] * each["bbox"][3], **each}
-        for place, each in enumerate(found)
+        {"id": first + place, "iscrowd": 0, "area": area, **each}
+        for place, (each, area) in enumerate(zip(found, areas, strict=True))
     ]

@@ -110,7 +110,8 @@ def _chosen_names(
         explaining = [name for name, kind in NETWORKS.items() if kind.explain not in silent]
         raise InputError(
             f"{os.fspath(run)}: {_described(network)} explains nothing: "
-            f"expected one that does: {', '.join(explaining)}, with their default options"
+            f"expected one that does: {', '.join(explaining)}, with their default options but for detectors: those "
+            "with neck fpt"
         )
     if at is not None and not of_pixel:
         raise InputError(
@@ -150,7 +151,8 @@ def _pixel(at: tuple[int, int]) -> str:
 def _explained(
     network: Network, source: Path, at: tuple[int, int] | None
 ) -> tuple[Prediction | Detections, dict[str, NDArray[Any]]]:
-    """The prediction for an image, and the network's maps, (C, h, w), of the very pixels that it was made from."""
+    """The prediction for an image, and the network's maps, (C, h, w), of the very pixels that it was made from; of a
+    detector without the padding to multiples of 32 pixels that detection adds."""
     prediction: Prediction | Detections
     if isinstance(network, DetectionNetwork):
         prediction = detect(network, source)

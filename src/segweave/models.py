@@ -105,8 +105,9 @@ def create_model(
     network_class = NETWORKS.get(name)
     if network_class is None:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
-    if not isinstance(num_classes, int) or not 1 <= num_classes <= 255:
-        raise InputError(f"num_classes {num_classes!r}: expected 1 to 255")
+    most = 255 if name in SEMANTIC_NETWORKS else None  # 255 means "ignore" in a mask
+    if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
+        raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
     network_options = check_options(name, options) if options else {}
     output_stride = network_options.pop("output_stride", network_class.default_output_stride)
     attention = network_options.pop("backbone_attention", "none")

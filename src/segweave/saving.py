@@ -36,6 +36,7 @@ def save_model(network: Network, folder: Path) -> None:
         "palette": labelling.palette,
         "short_edge": labelling.short_edge,
         "long_edge": labelling.long_edge,
+        "category_ids": labelling.category_ids,
         "mean": network.backbone.mean,
         "std": network.backbone.std,
     }
@@ -68,7 +69,8 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
             classes=tuple(configuration["classes"]),
             palette=tuple((int(red), int(green), int(blue)) for red, green, blue in configuration["palette"]),
             short_edge=configuration["short_edge"],
-            long_edge=configuration.get("long_edge"),  # of networks for objects; older files don't have it
+            long_edge=configuration.get("long_edge"),  # of networks for objects; older files don't have these
+            category_ids=tuple(configuration["category_ids"]) if configuration.get("category_ids") else None,
         )
         network = create_model(
             configuration["model"],

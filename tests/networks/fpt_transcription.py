@@ -134,7 +134,7 @@ def naive_interaction(
     parts: int,
     similarity: str,
     normaliser: str = "mixture",
-    distance_scaling: str = "square_root",
+    distance_scaling: str = "none",
     square_size: int | None = None,
     position: tuple[int, int] | None = None,
 ) -> Tensor:

@@ -155,7 +155,7 @@ VARIANTS = {
     "ufp, pyramid pooling": ufp_variant(pyramid="ppm"),
     "ufp, atrous pyramid": ufp_variant(pyramid="aspp", output_stride=16),
     "fpt": fpt_variant(),
-    "fpt, grounding everywhere": fpt_variant(grounding="global", distance_scaling="none"),
+    "fpt, grounding everywhere": fpt_variant(grounding="global", distance_scaling="square_root"),
     "fpt, self-transformer alone": fpt_variant(
         grounding="none", rendering=False, self_similarity="euclidean", output_stride=16
     ),

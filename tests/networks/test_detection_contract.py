@@ -325,6 +325,9 @@ class TestRefusals:
             ),
             ({"labels": torch.tensor([0])}, "a label of image 1 of the batch: expected 1 to 3"),
             ({"labels": torch.tensor([4])}, "a label of image 1 of the batch: expected 1 to 3"),
+            ({"boxes": torch.full((1, 4), torch.nan)}, "a box of image 1 of the batch has no area"),
+            ({"masks": torch.ones(1, 32, 64, dtype=torch.uint8)}, r"masks \(1, 32, 64\) of image 1 of the batch"),
+            ({"labels": torch.tensor([1, 2])}, r"boxes \(1, 4\) of image 1 of the batch: expected \(2, 4\)"),
         ],
         ids=str,
     )
@@ -339,3 +342,32 @@ class TestRefusals:
     def test_training_without_targets(self, detector: DetectionNetwork) -> None:
         with pytest.raises(InputError, match="targets None: expected those of each image"):
             detector(some_images((64, 64)))
+
+    def test_fewer_targets_than_images(self, detector: DetectionNetwork) -> None:
+        images = some_images((64, 64), (64, 64))
+        with pytest.raises(InputError, match="targets of 1 images: expected those of each image, of 2"):
+            detector(images, some_targets(images[:1], 1))
+
+    def test_masks_are_missing(self, detector: DetectionNetwork) -> None:
+        images = some_images((64, 64))
+        (target,) = some_targets(images, 1)
+        del target["masks"]
+        with pytest.raises(InputError, match="targets of image 0 of the batch: expected masks too"):
+            detector(images, [target])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"neck": "fpn", "grounding": "none"}, "grounding 'none' with neck 'fpn': it is FPT's"),
+            ({"neck": "bfp", "keep_probability": 0.5}, "keep_probability 0.5 with neck 'bfp'"),
+            ({"score_threshold": 1.0}, "score_threshold 1.0: expected 0 or more, and less than 1"),
+        ],
+        ids=str,
+    )
+    def test_options_that_would_do_nothing(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            create_model("mask_rcnn", num_classes=2, backbone="test_resnet", **options)
+
+    def test_more_classes_than_a_mask_of_pixels_could_have(self) -> None:
+        network = create_model("faster_rcnn", num_classes=365, backbone="test_resnet", **narrow())
+        assert network.num_classes == 365

@@ -215,7 +215,10 @@ def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() ->
         recipe = configure({**recipes[name], "data": "shapes"})
         detection = name == "coco_detection"
         assert recipe.model == ("faster_rcnn" if detection else "mask_rcnn"), name
-        assert recipe.options == {**options, "rois_per_image": 512, "positive_share": 0.25}, name
+        shared = {"rois_per_image": 512, "positive_share": 0.25}
+        of_coco = {"anchor_sizes": [32, 64, 128, 256, 512], "detections_per_image": 100}  # whatever the data holds
+        assert recipe.options == {**options, **shared, **of_coco}, name
+        assert recipe.devices == (8 if name.startswith("table2") else 1), name
         assert recipe.backbone == ("resnet101" if name.startswith("table3") else "resnet50"), name
         assert recipe.milestones == ((0.8,) if detection else (0.75,)), name
         multi_scale = name.endswith(("_mt", "_all"))

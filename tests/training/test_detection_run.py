@@ -106,7 +106,9 @@ def test_predict_draws_and_writes_coco(tmp_path: Path, run: Path, coco_folder: P
     assert len(written.imgs) == 5
     assert written.anns
     assert {each["name"] for each in written.cats.values()} == {"red", "green"}
+    assert {each["category_id"] for each in written.anns.values()} <= {3, 7}  # as in what it was trained on
     annotation = next(iter(written.anns.values()))
+    assert annotation["area"] == written.annToMask(annotation).sum()
     assert written.annToMask(annotation).shape == (48, 64)
     assert 0 <= annotation["score"] <= 1
     picture = np.asarray(Image.open(paths[0]).convert("RGB"))
@@ -151,6 +153,7 @@ def test_explain_draws_what_fpt_used(
     [
         ({"model": "pan"}, "instances, but no masks of classes"),
         ({"crop_size": (32, 32)}, r"crop_size \[32, 32\]: mask_rcnn sees whole images"),
+        ({"compile": True}, "compile: not for mask_rcnn"),
         ({"long_edge": 5}, "long_edge 5: expected 0"),
         ({"milestones": (0.8, 0.5)}, r"milestones \[0.8, 0.5\]: expected shares of the run, rising"),
     ],
@@ -171,16 +174,16 @@ def test_masks_cannot_train_a_detector(tmp_path: Path, folder: Path, detection_s
 
 
 def sizes_of(*sizes: float, most: int = 1, short_edge: float = 100) -> ObjectSizes:
-    return ObjectSizes(np.array(sizes), np.full(len(sizes), short_edge), most)
+    return ObjectSizes(np.array(sizes), np.full(len(sizes), short_edge), np.full(len(sizes), 2 * short_edge), most)
 
 
 def test_anchors_double_from_the_small_objects_on() -> None:
     objects = sizes_of(*range(10, 111))  # a tenth is smaller than 20
-    assert anchor_sizes(objects, 100) == (23.0, 46.0, 92.0, 184.0, 368.0)
-    assert anchor_sizes(objects, 0) == anchor_sizes(objects, 100)
-    assert anchor_sizes(objects, 50) == (11.0, 22.0, 44.0, 88.0, 176.0)
-    assert anchor_sizes(sizes_of(0.5), 100) == (4.0, 8.0, 16.0, 32.0, 64.0)
-    assert anchor_sizes(sizes_of(), 100) is None
+    assert anchor_sizes(objects, 100, 0) == (23.0, 46.0, 92.0, 184.0, 368.0)
+    assert anchor_sizes(objects, 0, 0) == anchor_sizes(objects, 100, 200) == anchor_sizes(objects, 100, 0)
+    assert anchor_sizes(objects, 50, 0) == anchor_sizes(objects, 100, 100) == (11.0, 22.0, 44.0, 88.0, 176.0)
+    assert anchor_sizes(sizes_of(0.5), 100, 0) == (4.0, 8.0, 16.0, 32.0, 64.0)
+    assert anchor_sizes(sizes_of(), 100, 0) is None
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0, 100), (66, 100), (67, 150), (100, 150), (375, 600)])
@@ -189,14 +192,16 @@ def test_the_limit_on_detections(most: int, expected: int) -> None:
 
 
 def test_resolve_for_objects() -> None:
-    def chosen(**settings: Any) -> RunConfiguration:
+    def chosen(image_size: tuple[int, int] = (480, 640), **settings: Any) -> RunConfiguration:
         configuration = configure({"data": "shapes", "model": "mask_rcnn", "device": "cpu", **settings})
-        return resolve(configuration, images=400, image_size=(480, 640), objects=sizes_of(30.0, short_edge=480))
+        return resolve(configuration, images=400, image_size=image_size, objects=sizes_of(30.0, short_edge=480))
 
     plain = chosen()
     assert (plain.short_edge, plain.long_edge, plain.batch_size, plain.learning_rate) == (320, 533, 4, 0.01)
     assert plain.epochs == 8
     assert plain.options["rois_per_image"] == 128
+    assert chosen(image_size=(256, 2048)).long_edge == 2048
+    assert chosen(image_size=(28, 28)).short_edge == 32
     assert chosen(pretrained=True).learning_rate == 0.005
     assert chosen(short_edges=(400, 600, 800)).short_edge == 600
     assert chosen(short_edges=(400, 600, 800)).long_edge == 1333

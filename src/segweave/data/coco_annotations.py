@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from segweave.data.coco_masks import RunLengths, Segmentation, parse_segmentation
@@ -167,7 +167,7 @@ def _parse_image(entry: dict[str, Any], where: str) -> CocoImage:
     width, height = _integer(entry, "width", where), _integer(entry, "height", where)
     if width < 1 or height < 1:
         raise InputError(f"{where} ({file_name}): {width}x{height} pixels: expected a width and a height from 1")
-    return CocoImage(int(entry["id"]), file_name, width, height)
+    return CocoImage(int(entry["id"]), PurePosixPath(file_name).as_posix(), width, height)
 
 
 def _parse_object(entry: dict[str, Any], where: str) -> CocoObject:

@@ -143,10 +143,14 @@ def detection_figures(result: DetectionResult) -> dict[str, object]:
 
 
 def print_detections(console: Console, result: DetectionResult) -> None:
-    """Prints a table of the figures, and one of the classes if there are several."""
+    """Prints the figures, of how many detections they are, and those of the classes if there are several."""
     kinds = {"box": result.box} if result.mask is None else {"box": result.box, "mask": result.mask}
     rows = {title: [getattr(figures, name) for figures in kinds.values()] for name, title in FIGURES.items()}
     console.print(_table("", list(kinds), rows))
+    console.print(
+        f"of at most {result.detections_per_image} detections of a class in an image (COCO's own figures: 100)",
+        highlight=False,
+    )
     if len(result.classes) > 1:
         classes = {name: [figures.class_ap[name] for figures in kinds.values()] for name in result.classes}
         console.print()

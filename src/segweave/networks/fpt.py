@@ -6,9 +6,8 @@ Zhang, Zhang, Tang, Wang, Hua, Sun, "Feature Pyramid Transformer", ECCV 2020. Eq
 
 - f_q, f_k and f_v are 1x1 convolutions, as wide as a transformed map.
 - w_n of Eq. 2 sees the mean of whole keys, not of their n-th part; its softmax runs over the parts.
-- The dot product is scaled by the root of a part's channels, which isn't printed. The squared distance is divided by it
-  too (`distance_scaling`), so that random weights start near the mean of what they look at; which of the two trains
-  better has not been measured.
+- The dot product is scaled by the root of a part's channels, which isn't printed. The squared distance is not, as
+  printed; divided by it too (`distance_scaling`), it trained as well on small maps (docs/results.md).
 - The weight w of Eq. 6 is printed as the mean of K. Here that passes a 1x1 convolution, batch norm and ReLU, as in the
   gates that the paper cites, and becomes a number for each channel of Q, whatever the channels of K.
 - The stride of F_sconv is the ratio of the sizes of K and Q, rounded up; a map that then differs is resized.
@@ -87,7 +86,7 @@ class FPT(SemanticNetwork):
         self_similarity: Similarity = "dot",
         grounding_similarity: Similarity = "euclidean",
         normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
+        distance_scaling: Scaling = "none",
         square_size: int = 5,
         drop_block_size: int = 3,
         keep_probability: float = 0.9,
@@ -162,7 +161,7 @@ class FeaturePyramidTransformer(nn.Module):
         self_similarity: Similarity = "dot",
         grounding_similarity: Similarity = "euclidean",
         normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
+        distance_scaling: Scaling = "none",
         square_size: int = 5,
         drop_block_size: int = 5,
         keep_probability: float = 0.9,
@@ -326,7 +325,7 @@ class NonLocalInteraction(nn.Module):
         parts: int = 4,
         similarity: Similarity = "euclidean",
         normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
+        distance_scaling: Scaling = "none",
     ) -> None:
         super().__init__()
         check_known("normaliser", normaliser, ("mixture", "softmax"))

@@ -11,6 +11,7 @@ and column of the fourth. The papers leave open whether FPT and the bottom-up pa
 serves the region proposals alone.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -58,11 +59,15 @@ def make_neck(name: NeckName, backbone: Backbone, channels: int, **transformer: 
         transformer: Of "fpt" alone.
 
     Raises:
-        ValueError: The name is unknown, or FPT can't be made so.
+        ValueError: The name is unknown, FPT can't be made so, or another neck is told what only FPT can do.
     """
     check_known("neck", name, ("bfp", "fpn", "bpa", "fpt"))
     if name == "fpt":
         return TransformedPyramid(backbone, channels, **transformer)
+    usual = inspect.signature(FeaturePyramidTransformer).parameters
+    for option, value in transformer.items():
+        if value != usual[option].default:
+            raise ValueError(f"{option} {value!r} with neck {name!r}: it is FPT's, expected neck 'fpt'")
     plain: dict[str, Callable[[Backbone, int], Neck]] = {
         "bfp": PlainPyramid,
         "fpn": TopDownPyramid,

@@ -6,10 +6,13 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 `segweave.networks.augmented_head` PANet's heads. Where we do otherwise than torchvision's detectors:
 
 - The strides of the levels are told, not guessed from the first images: small and odd sizes work.
-- Anchors, offsets and logits are float32 in mixed precision too: bfloat16 has steps of 4 pixels at 1,000.
+- What is computed from anchors, offsets and logits is float32 in mixed precision too: bfloat16 has steps of 4 pixels
+  at 1,000.
 - The last layers start from small weights, as in Fast R-CNN, so that training can start from random ones.
 - The level that a box is pooled from follows `anchor_sizes`: it is FPN's (224 pixels at stride 16) for its anchors, and
   the same share of others.
+- A batch of images of several sizes is padded, and FPT's transformers see the padding as they see the rest; train one
+  image a process, as the paper does, where that matters.
 - Images are resized with antialiasing, as they are in training, and only in evaluation.
 """
 
@@ -177,7 +180,7 @@ class FasterRCNN(DetectionNetwork):
         self_similarity: Similarity = "dot",
         grounding_similarity: Similarity = "euclidean",
         normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "square_root",
+        distance_scaling: Scaling = "none",
         square_size: int = 5,
         drop_block_size: int = 5,
         keep_probability: float = 0.9,
@@ -193,6 +196,8 @@ class FasterRCNN(DetectionNetwork):
         score_threshold: float = 0.05,
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes, detections_per_image=detections_per_image)
+        if not 0 <= score_threshold < 1:
+            raise ValueError(f"score_threshold {score_threshold}: expected 0 or more, and less than 1")
         _require_positive("anchor_sizes", anchor_sizes)
         _require_positive("aspect_ratios", aspect_ratios)
         _require_positive("rois_per_image", (rois_per_image,))
@@ -252,7 +257,7 @@ class FasterRCNN(DetectionNetwork):
     def forward(
         self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        used = self._checked(targets) if self.training else None
+        used = self._checked(images, targets) if self.training else None
         preparation = self._preparation()
         batch, used = preparation(images, used)
         levels = self.levels(batch.tensors)
@@ -281,14 +286,27 @@ class FasterRCNN(DetectionNetwork):
         edges = (self.labelling.short_edge, self.labelling.long_edge) if self.labelling is not None else (None, None)
         return Preparation(self.backbone.mean, self.backbone.std, *edges).train(self.training)
 
-    def _checked(self, targets: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Tensor]]:
-        if targets is None:
-            raise InputError("targets None: expected those of each image, in training")
+    def _checked(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None
+    ) -> list[dict[str, Tensor]]:
+        if targets is None or len(targets) != len(images):
+            given = "None" if targets is None else f"of {len(targets)} images"
+            raise InputError(f"targets {given}: expected those of each image, of {len(images)}, in training")
+        names = ("boxes", "labels", *(["masks"] if self.has_masks else []))
         checked = []
-        for number, target in enumerate(targets):
-            counted = {name: target[name] for name in ("boxes", "labels", "masks") if name in target}
+        for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+            if missing := [name for name in names if name not in target]:
+                raise InputError(f"targets of image {number} of the batch: expected {' and '.join(missing)} too")
+            counted = {name: target[name] for name in names}
             boxes, labels = counted["boxes"], counted["labels"]
-            if (boxes[:, 2:] <= boxes[:, :2]).any():
+            expected = {"boxes": (len(labels), 4), "labels": (len(labels),)}
+            expected["masks"] = (len(labels), *image.shape[-2:])
+            for name, values in counted.items():
+                if tuple(values.shape) != expected[name]:
+                    raise InputError(
+                        f"{name} {tuple(values.shape)} of image {number} of the batch: expected {expected[name]}"
+                    )
+            if not (boxes[:, :2] < boxes[:, 2:]).all():
                 raise InputError(f"a box of image {number} of the batch has no area: expected x1 < x2 and y1 < y2")
             if ((labels < 1) | (labels > self.num_classes)).any():
                 raise InputError(f"a label of image {number} of the batch: expected 1 to {self.num_classes}")

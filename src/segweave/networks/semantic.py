@@ -22,12 +22,15 @@ class Labelling:
             for their own size.
         long_edge: For objects, the length in pixels that the long edge is at most given, whatever the short one's then
             is; None for no limit.
+        category_ids: For objects, the number of each class in the annotations that the network was trained on; None for
+            1 to K.
     """
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     short_edge: int | None = None
     long_edge: int | None = None
+    category_ids: tuple[int, ...] | None = None
 
 
 class SemanticNetwork(nn.Module, ABC):

@@ -112,9 +112,8 @@ def report_detection_run(
     figures = {"box AP": result.box.ap, "box AP50": result.box.ap50}
     if result.mask is not None:
         figures |= {"mask AP": result.mask.ap, "mask AP50": result.mask.ap50}
-    counts = Counter(
-        annotation["category_id"] for annotation in dataset.ground_truth()["annotations"] if not annotation["iscrowd"]
-    )
+    annotations = dataset.ground_truth(masks=False)["annotations"]
+    counts = Counter(annotation["category_id"] for annotation in annotations if not annotation["iscrowd"])
     write_detection_report(
         run / "report.html",
         title=_title(configuration),

@@ -27,7 +27,8 @@ LONGEST_SHORT_EDGE_OF_OBJECTS = {"cpu": 320, "cuda": 800}
 """Pixels. A detector sees whole images: FPT's have a short edge of 800 (Section 4.1)."""
 
 LONG_EDGE_SHARE = 5 / 3
-"""Of the short edge: about MS-COCO's usual 1333 to 800. FPT's is 1000 to 800 (its recipes say so)."""
+"""Of the short edge, or what typical images need if that is more: about MS-COCO's usual 1333 to 800. FPT's is 1000 to
+800 (its recipes say so)."""
 
 OPTIMISER_STEPS = {"cpu": 2000, "cuda": 20_000}
 """How long a run is if its epochs aren't given."""
@@ -185,6 +186,8 @@ class RunConfiguration:
             raise InputError(
                 f"crop_size {list(self.crop_size)}: {self.model} sees whole images: expected short_edge and long_edge"
             )
+        if self.detects and self.compile:
+            raise InputError(f"compile: not for {self.model}, whose shapes change with what it finds: expected none")
         if not self.detects and self.long_edge is not None:
             raise InputError(f"long_edge {self.long_edge}: for objects alone: expected none with {self.model}")
 
@@ -314,15 +317,19 @@ def _chosen_for_objects(
     short_edge = configuration.short_edge
     if short_edge is None:
         limit = LONGEST_SHORT_EDGE_OF_OBJECTS[kind]
-        short_edge = _short_edge(configuration, image_size, limit) or min(image_size)
+        short_edge = _short_edge(configuration, image_size, limit) or max(min(image_size), 32)
+    long_edge = configuration.long_edge
+    if long_edge is None:
+        shape = max(LONG_EDGE_SHARE, max(image_size) / min(image_size))
+        long_edge = round(shape * max(configuration.short_edges or (short_edge,)))
     options: dict[str, Any] = {"detections_per_image": detections_per_image(objects)}
     if kind == "cpu":
         options["rois_per_image"] = ROIS_PER_IMAGE_ON_CPU
-    if (sizes := anchor_sizes(objects, short_edge)) is not None:
+    if (sizes := anchor_sizes(objects, short_edge, long_edge)) is not None:
         options["anchor_sizes"] = sizes
     chosen = {
         "short_edge": short_edge,
-        "long_edge": round(LONG_EDGE_SHARE * max(configuration.short_edges or (short_edge,))),
+        "long_edge": long_edge,
         "scale_range": (0.8, 1.25),
         "options": options,
     }

@@ -102,7 +102,9 @@ class Detection(Task):
         return {"val/mask_ap": "mask AP", **of_boxes} if configuration.model == "mask_rcnn" else of_boxes
 
     def describe(self, check: InstanceCheck) -> list[str]:
-        each = ", ".join(f"{name} {count}" for name, count in zip(check.classes, check.class_objects, strict=True))
+        each = ", ".join(
+            f"{escape(name)} {count}" for name, count in zip(check.classes, check.class_objects, strict=True)
+        )
         warnings = [f"[yellow]warning:[/] {escape(warning)}" for warning in check.warnings[:NAMED_AT_MOST]]
         return [f"objects of {check.split}: {each}", *warnings]
 

@@ -22,6 +22,8 @@ class ObjectSizes(NamedTuple):
     """(N,): the root of each box's area, in pixels."""
     short_edges: NDArray[np.float64]
     """(N,): the short edge of the image that it is in, in pixels."""
+    long_edges: NDArray[np.float64]
+    """(N,): its long edge."""
     most: int
     """Objects in one image at most."""
 
@@ -29,15 +31,15 @@ class ObjectSizes(NamedTuple):
 def measure_objects(dataset: InstanceDataset) -> ObjectSizes:
     """Reads them from the annotations; no image is opened."""
     truth = dataset.ground_truth(masks=False)
-    short_edge_of = {image["id"]: min(image["height"], image["width"]) for image in truth["images"]}
+    edges_of = {image["id"]: sorted((image["height"], image["width"])) for image in truth["images"]}
     objects = [annotation for annotation in truth["annotations"] if not annotation.get("iscrowd", 0)]
     sizes = [float(np.sqrt(each["bbox"][2] * each["bbox"][3])) for each in objects]
-    short_edges = [short_edge_of[each["image_id"]] for each in objects]
+    edges = np.array([edges_of[each["image_id"]] for each in objects], float).reshape(-1, 2)
     counts = Counter(each["image_id"] for each in objects)
-    return ObjectSizes(np.array(sizes, float), np.array(short_edges, float), max(counts.values(), default=0))
+    return ObjectSizes(np.array(sizes, float), edges[:, 0], edges[:, 1], max(counts.values(), default=0))
 
 
-def anchor_sizes(objects: ObjectSizes, short_edge: int) -> tuple[float, ...] | None:
+def anchor_sizes(objects: ObjectSizes, short_edge: int, long_edge: int) -> tuple[float, ...] | None:
     """A size for each level, the finest first, each twice the one before as the strides are.
 
     The smallest is as large as a small object of the data, a power of the root of 2 (so that the sizes are as round as
@@ -46,6 +48,7 @@ def anchor_sizes(objects: ObjectSizes, short_edge: int) -> tuple[float, ...] | N
     Args:
         objects: Of the training split.
         short_edge: To which images are resized, in pixels; 0 for their own size.
+        long_edge: What the long edge is at most then, in pixels; 0 for no limit.
 
     Returns:
         Pixels of the resized image; None for a split without objects.
@@ -53,6 +56,8 @@ def anchor_sizes(objects: ObjectSizes, short_edge: int) -> tuple[float, ...] | N
     if not len(objects.sizes):
         return None
     scales = short_edge / objects.short_edges if short_edge else np.ones_like(objects.sizes)
+    if long_edge:
+        scales = np.minimum(scales, long_edge / objects.long_edges)
     small = max(float(np.quantile(objects.sizes * scales, SMALL_SHARE)), 1.0)
     smallest = max(round(2 ** (round(2 * np.log2(small)) / 2)), 4)
     return tuple(float(smallest * 2**level) for level in range(ANCHOR_LEVELS))

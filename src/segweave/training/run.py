@@ -262,6 +262,7 @@ def _create_network(configuration: RunConfiguration, dataset: SplitOfTask, *, pr
         tuple(dataset.palette),
         short_edge=configuration.short_edge or None,
         long_edge=configuration.long_edge or None,
+        category_ids=tuple(dataset.category_ids) if isinstance(dataset, InstanceDataset) else None,
     )
     return network
 
@@ -344,7 +345,7 @@ def _print_start(
         before, after = getattr(configuration, field.name), getattr(chosen, field.name)
         if before != after:
             if field.name == "options":
-                for option in after.keys() - before.keys():
+                for option in (name for name in after if name not in before):
                     table.add_row(option, _shown(after[option]), f"--options.{option}")
             else:
                 table.add_row(field.name, _shown(after), f"--{field.name.replace('_', '-')}")

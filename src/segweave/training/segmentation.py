@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -99,8 +100,10 @@ class Segmentation(Task):
 
     def describe(self, check: SplitCheck) -> list[str]:
         shares = check.class_pixels / max(check.class_pixels.sum(), 1)
-        each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(check.classes, shares, strict=True))
-        never = f"[yellow]warning:[/] classes never seen in {check.split}: {', '.join(check.unseen_classes)}"
+        each = ", ".join(
+            f"{escape(name)} {100 * share:.1f} %" for name, share in zip(check.classes, shares, strict=True)
+        )
+        never = f"[yellow]warning:[/] classes never seen in {check.split}: {escape(', '.join(check.unseen_classes))}"
         return [f"pixels of {check.split}: {each}", *([never] if check.unseen_classes else [])]
 
     def known_data(self, train: SegmentationDataset) -> dict[str, Any]:
