@@ -110,8 +110,7 @@ def _chosen_names(
         explaining = [name for name, kind in NETWORKS.items() if kind.explain not in silent]
         raise InputError(
             f"{os.fspath(run)}: {_described(network)} explains nothing: "
-            f"expected one that does: {', '.join(explaining)}, with their default options but for detectors: those "
-            "with neck fpt"
+            f"expected one that does: {', '.join(explaining)}, with their default options (detectors with neck fpt)"
         )
     if at is not None and not of_pixel:
         raise InputError(

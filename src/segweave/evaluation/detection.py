@@ -21,6 +21,7 @@ from segweave.evaluation.average_precision import (
     coco_predictions,
     evaluate_detections,
 )
+from segweave.evaluation.confusion import defined
 from segweave.evaluation.evaluator import create_trainer
 from segweave.networks.rcnn import DetectionNetwork
 
@@ -165,13 +166,8 @@ def _logged(result: DetectionResult) -> dict[str, float]:
 
 
 def _numbers(figures: APFigures) -> dict[str, object]:
-    one_by_one: dict[str, object] = {name: _defined(getattr(figures, name)) for name in FIGURES}
-    return {**one_by_one, "class_ap": {name: _defined(ap) for name, ap in figures.class_ap.items()}}
-
-
-def _defined(value: float) -> float | None:
-    """JSON has no NaN: what is undefined is null."""
-    return None if math.isnan(value) else value
+    one_by_one: dict[str, object] = {name: defined(getattr(figures, name)) for name in FIGURES}
+    return {**one_by_one, "class_ap": {name: defined(ap) for name, ap in figures.class_ap.items()}}
 
 
 def _table(title: str, columns: Sequence[str], rows: dict[str, list[float]]) -> Table:

@@ -14,6 +14,7 @@ from segweave.data.dataset import SegmentationDataset
 from segweave.devices import choose_device, require_processes
 from segweave.errors import InputError
 from segweave.evaluation.average_precision import DetectionResult
+from segweave.evaluation.confusion import defined
 from segweave.evaluation.detection import detection_figures, evaluate_detector, print_detections
 from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult, create_trainer, is_first_process
 from segweave.evaluation.inference import Inference
@@ -186,16 +187,11 @@ def evaluate_network(
 
 def _figures(result: SegmentationResult) -> dict[str, object]:
     return {
-        "mean_iou": _number(result.mean_iou),
-        "pixel_accuracy": _number(result.pixel_accuracy),
-        "class_iou": {name: _number(iou) for name, iou in result.class_iou.items()},
+        "mean_iou": defined(result.mean_iou),
+        "pixel_accuracy": defined(result.pixel_accuracy),
+        "class_iou": {name: defined(iou) for name, iou in result.class_iou.items()},
         "confusion": result.confusion.tolist(),
     }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: what is undefined is null."""
-    return None if math.isnan(value) else value
 
 
 def _print_result(console: Console, result: SegmentationResult) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from segweave.data.dataset import Colour
 from segweave.errors import InputError
 from segweave.evaluation.average_precision import FIGURES, RECALLS, SHOWN_SCORE, APFigures, DetectionResult
+from segweave.evaluation.confusion import defined
 from segweave.reports.charts import Line, line_chart, line_colour
 from segweave.reports.detections import Objects, draw_detections
 from segweave.reports.page import PICTURE_WIDTH, css_colour, data_uri, in_columns, percent, write_page
@@ -97,7 +98,7 @@ def write_detection_report(
             *_curve("Precision by recall at IoU 0.75", {kind: (f.precision75, f.ap75) for kind, f in figures.items()}),
         ],
         tables=in_columns(_class_rows(figures, classes, palette, counts)) if several else [],
-        means={kind: _defined(each.ap) for kind, each in figures.items()},
+        means={kind: defined(each.ap) for kind, each in figures.items()},
     )
 
 
@@ -106,7 +107,7 @@ def _summary(figures: Mapping[str, APFigures]) -> list[dict[str, Any]]:
         {
             "name": title,
             "colour": None,
-            "aps": {kind: _defined(getattr(each, name)) for kind, each in figures.items()},
+            "aps": {kind: defined(getattr(each, name)) for kind, each in figures.items()},
         }
         for name, title in FIGURES.items()
     ]
@@ -119,7 +120,7 @@ def _class_rows(
         {
             "name": name,
             "colour": css_colour(colour),
-            "aps": {kind: _defined(each.class_ap[name]) for kind, each in figures.items()},
+            "aps": {kind: defined(each.class_ap[name]) for kind, each in figures.items()},
             "count": count,
         }
         for name, colour, count in zip(classes, palette, counts, strict=True)
@@ -128,24 +129,20 @@ def _class_rows(
 
 def _curve(title: str, lines: Mapping[str, tuple[np.ndarray, float]]) -> list[dict[str, Any]]:
     """A chart of precision-recall curves, or none where nothing is defined."""
-    defined = {kind: (precision, ap) for kind, (precision, ap) in lines.items() if not math.isnan(ap)}
-    if not defined:
+    curves = {kind: (precision, ap) for kind, (precision, ap) in lines.items() if not math.isnan(ap)}
+    if not curves:
         return []
-    drawn = [Line(kind, RECALLS, precision) for kind, (precision, _) in defined.items()]
+    drawn = [Line(kind, RECALLS, precision) for kind, (precision, _) in curves.items()]
     return [
         {
             "title": title,
             "entries": [
                 {"name": kind, "colour": line_colour(index), "last": f"AP {percent(ap)}%"}
-                for index, (kind, (_, ap)) in enumerate(defined.items())
+                for index, (kind, (_, ap)) in enumerate(curves.items())
             ],
             "svg": line_chart(drawn, "recall", (0.0, 1.0), averaged=False),
         }
     ]
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _example(example: DetectionExample, classes: Sequence[str], palette: Sequence[Colour]) -> dict[str, Any]:

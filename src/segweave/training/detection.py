@@ -13,7 +13,6 @@ from segweave.data.instance_checks import InstanceCheck
 from segweave.data.instance_loading import InstanceBatch, InstanceTrainingSamples, collate
 from segweave.data.instance_transforms import instance_transform
 from segweave.data.instances import InstanceDataset
-from segweave.data.loading import TrainingOrder
 from segweave.errors import InputError
 from segweave.evaluation.detection import DetectionEvaluator, EvaluatedDetections, evaluate_detector
 from segweave.networks.rcnn import DetectionNetwork
@@ -59,8 +58,6 @@ class DetectionTraining(TrainingSteps, DetectionEvaluator):
 
     def train_dataloader(self) -> DataLoader[InstanceBatch]:
         settings = self.configuration
-        assert settings.batch_size is not None
-        assert settings.workers is not None
         assert settings.scale_range is not None
         transform = instance_transform(
             short_edges=settings.training_short_edges,
@@ -69,23 +66,8 @@ class DetectionTraining(TrainingSteps, DetectionEvaluator):
             flip_probability=settings.flip_probability,
             brightness=settings.brightness,
         )
-        order = TrainingOrder(
-            len(self.train_dataset),
-            settings.batch_size,
-            seed=settings.seed,
-            rank=self.trainer.global_rank,
-            processes=self.trainer.world_size,
-        )
-        samples: Any = InstanceTrainingSamples(self.train_dataset, transform, seed=settings.seed)
-        return DataLoader(
-            samples,
-            batch_size=order.share,
-            sampler=order,
-            num_workers=settings.workers,
-            persistent_workers=settings.workers > 0,
-            pin_memory=settings.device == "cuda",
-            collate_fn=collate,
-        )
+        samples = InstanceTrainingSamples(self.train_dataset, transform, seed=settings.seed)
+        return self.loader_of(samples, self.train_dataset, collate)
 
     def val_dataloader(self) -> DataLoader[InstanceBatch]:
         assert self.configuration.workers is not None
@@ -109,9 +91,10 @@ class Detection(Task):
         return [f"objects of {check.split}: {each}", *warnings]
 
     def known_data(self, train: InstanceDataset) -> dict[str, Any]:
-        images = train.ground_truth(masks=False)["images"]
+        truth = train.ground_truth(masks=False)
+        images = truth["images"]
         height, width = (int(np.median([image[side] for image in images])) for side in ("height", "width"))
-        return {"image_size": (height, width), "objects": measure_objects(train)}
+        return {"image_size": (height, width), "objects": measure_objects(truth)}
 
     def training(
         self,

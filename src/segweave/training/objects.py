@@ -1,12 +1,11 @@
 """What a detector's settings follow in the data: how large objects are, and how many an image holds."""
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from segweave.data.instances import InstanceDataset
 
 ANCHOR_LEVELS = 5
 """Levels of the pyramid that proposals are made on; each has anchors of one size (FPN, Section 4.1)."""
@@ -28,9 +27,8 @@ class ObjectSizes(NamedTuple):
     """Objects in one image at most."""
 
 
-def measure_objects(dataset: InstanceDataset) -> ObjectSizes:
-    """Reads them from the annotations; no image is opened."""
-    truth = dataset.ground_truth(masks=False)
+def measure_objects(truth: Mapping[str, Any]) -> ObjectSizes:
+    """Reads them from a split in COCO's format (see `InstanceDataset.ground_truth`); no image is opened."""
     edges_of = {image["id"]: sorted((image["height"], image["width"])) for image in truth["images"]}
     objects = [annotation for annotation in truth["annotations"] if not annotation.get("iscrowd", 0)]
     sizes = [float(np.sqrt(each["bbox"][2] * each["bbox"][3])) for each in objects]

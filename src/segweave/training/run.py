@@ -143,7 +143,7 @@ def _absolute(place: str | os.PathLike[str]) -> str:
 
 
 def _with_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """Chooses the network by what the data has, if neither the settings nor the configuration's default can."""
+    """Chooses a detector for data with objects, if the settings name no network: the default one labels pixels."""
     data = settings.get("data")
     if "model" in settings or not data or not is_coco(data, settings.get("root")):
         return settings

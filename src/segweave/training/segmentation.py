@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from segweave.data.checks import SplitCheck
 from segweave.data.dataset import SegmentationDataset
-from segweave.data.loading import LabelledImage, TrainingOrder, TrainingSamples
+from segweave.data.loading import LabelledImage, TrainingSamples
 from segweave.data.transforms import training_transform
 from segweave.evaluation.evaluate import evaluate_network
 from segweave.evaluation.evaluator import SegmentationEvaluator, SegmentationResult
@@ -57,8 +57,6 @@ class SegmentationTraining(TrainingSteps, SegmentationEvaluator):
     def train_dataloader(self) -> DataLoader[LabelledImage]:
         settings = self.configuration
         assert settings.crop_size is not None
-        assert settings.batch_size is not None
-        assert settings.workers is not None
         assert settings.scale_range is not None
         transform = training_transform(
             crop_size=settings.crop_size,
@@ -69,21 +67,7 @@ class SegmentationTraining(TrainingSteps, SegmentationEvaluator):
             brightness=settings.brightness,
             short_edges=settings.training_short_edges,
         )
-        order = TrainingOrder(
-            len(self.train_dataset),
-            settings.batch_size,
-            seed=settings.seed,
-            rank=self.trainer.global_rank,
-            processes=self.trainer.world_size,
-        )
-        return DataLoader(
-            TrainingSamples(self.train_dataset, transform, seed=settings.seed),
-            batch_size=order.share,
-            sampler=order,
-            num_workers=settings.workers,
-            persistent_workers=settings.workers > 0,
-            pin_memory=settings.device == "cuda",
-        )
+        return self.loader_of(TrainingSamples(self.train_dataset, transform, seed=settings.seed), self.train_dataset)
 
     def val_dataloader(self) -> DataLoader[LabelledImage]:
         assert self.configuration.workers is not None

@@ -1,14 +1,16 @@
 """What every training has in common, whatever the network predicts: loss, optimiser, schedule, chance."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
+from segweave.data.loading import TrainingOrder
 from segweave.data.transforms import seed_of
 from segweave.errors import TrainingError
 from segweave.training.configuration import RunConfiguration
@@ -25,6 +27,34 @@ class TrainingSteps(lightning.LightningModule):
     """
 
     configuration: RunConfiguration
+
+    def loader_of(self, samples: Any, dataset: Sized, collate: Callable[[Any], Any] | None = None) -> "DataLoader[Any]":
+        """The loader of this process's share of every training batch.
+
+        Args:
+            samples: Asked for (epoch, index).
+            dataset: Which they are of.
+            collate: Samples to a batch; None for torch's own.
+        """
+        settings = self.configuration
+        assert settings.batch_size is not None
+        assert settings.workers is not None
+        order = TrainingOrder(
+            len(dataset),
+            settings.batch_size,
+            seed=settings.seed,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+        )
+        return DataLoader(
+            samples,
+            batch_size=order.share,
+            sampler=order,
+            num_workers=settings.workers,
+            persistent_workers=settings.workers > 0,
+            pin_memory=settings.device == "cuda",
+            collate_fn=collate,
+        )
 
     def total_of(self, losses: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
         """The sum of a step's losses, which are logged.
