@@ -91,33 +91,26 @@ class TestPyramidAnchors:
 
 
 class TestPyramidRoIAlign:
-    @pytest.mark.parametrize("canonical_size", [224.0, 56.0])
-    def test_a_box_is_pooled_from_the_level_that_fits_its_size(self, canonical_size: float) -> None:
+    def test_a_box_is_pooled_from_the_level_that_fits_its_size(self) -> None:
         torch.manual_seed(11)
-        sides = (10.0, 30.0, 60.0, 100.0, 130.0, 250.0)
+        sides = (10.0, 60.0, 111.0, 113.0, 223.0, 250.0, 460.0)
         boxes = torch.tensor([[5.0, 3.0, 5 + side, 3 + side] for side in sides])
         # the first image that it sees is so small that its size doesn't tell the strides
-        levels = {str(number): torch.randn(1, 2, 64 >> number, 64 >> number) for number in range(4)}
-        pool = PyramidRoIAlign(STRIDES[:4], 7, canonical_size)
+        levels = {str(number): torch.randn(1, 2, 128 >> number, 128 >> number) for number in range(4)}
+        pool = PyramidRoIAlign(STRIDES[:4], 7)
         pool(levels, [boxes[:1]], [(33, 33)])
-        pooled = pool(levels, [boxes], [(256, 256)])
-        numbers = [
-            min(max(math.floor(4 + math.log2(side / canonical_size) + 1e-6), 2), 5) - 2 for side in sides
-        ]  # FPN, Eq. 1
-        assert len(set(numbers)) > 1
+        pooled = pool(levels, [boxes], [(512, 512)])
+        numbers = [min(max(math.floor(4 + math.log2(side / 224)), 2), 5) - 2 for side in sides]  # FPN, Eq. 1
+        assert set(numbers) == {0, 1, 2, 3}
         for box, number, actual in zip(boxes, numbers, pooled, strict=True):
             expected = roi_align(
                 levels[str(number)], [box[None]], 7, spatial_scale=1 / STRIDES[number], sampling_ratio=2
             )
             torch.testing.assert_close(actual, expected[0])
 
-    @pytest.mark.parametrize(("sizes", "canonical_size"), [((32, 64, 128, 256, 512), 224), (SIZES, 56)], ids=str)
-    def test_the_size_follows_the_anchors(self, sizes: tuple[float, ...], canonical_size: float) -> None:
-        network = create_model(
-            "mask_rcnn", num_classes=1, backbone="test_resnet", channels=8, head_channels=8, anchor_sizes=sizes
-        )
+    def test_of_boxes_and_masks(self) -> None:
+        network = create_model("mask_rcnn", num_classes=1, backbone="test_resnet", channels=8, head_channels=8)
         for pool in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
-            assert pool.map_levels.s0 == canonical_size
             assert pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
         assert network.roi_heads.box_roi_pool.output_size == (7, 7)
         assert network.roi_heads.mask_roi_pool.output_size == (14, 14)

@@ -9,8 +9,6 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 - What is computed from anchors, offsets and logits is float32 in mixed precision too: bfloat16 has steps of 4 pixels
   at 1,000.
 - The last layers start from small weights, as in Fast R-CNN, so that training can start from random ones.
-- The level that a box is pooled from follows `anchor_sizes`: it is FPN's (224 pixels at stride 16) for its anchors, and
-  the same share of others.
 - A batch of images of several sizes is padded, and FPT's transformers see the padding as they see the rest; train one
   image a process, as the paper does, where that matters.
 - Images are resized with antialiasing, as they are in training, and only in evaluation.
@@ -239,11 +237,9 @@ class FasterRCNN(DetectionNetwork):
             post_nms_top_n={"training": training_proposals[1], "testing": test_proposals[1]},
             nms_thresh=0.7,
         )
-        # a box as large as the anchors at stride 16 is pooled from there or finer, in the proportion of FPN
-        canonical_size = 224 / 128 * anchor_sizes[2]
         make_parts = self._augmented_parts if augmented_head else self._plain_parts
         self.roi_heads = RoIHeads(
-            **make_parts(channels, head_channels, self.neck.strides[:-1], canonical_size),
+            **make_parts(channels, head_channels, self.neck.strides[:-1]),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=rois_per_image,
@@ -313,24 +309,20 @@ class FasterRCNN(DetectionNetwork):
             checked.append(counted)
         return checked
 
-    def _plain_parts(
-        self, channels: int, head_channels: int, strides: Sequence[int], canonical_size: float
-    ) -> dict[str, nn.Module]:
+    def _plain_parts(self, channels: int, head_channels: int, strides: Sequence[int]) -> dict[str, nn.Module]:
         """Of `RoIHeads`: each box is pooled from the level that fits its size."""
         parts: dict[str, nn.Module] = {
-            "box_roi_pool": PyramidRoIAlign(strides, BOX_SIZE, canonical_size),
+            "box_roi_pool": PyramidRoIAlign(strides, BOX_SIZE),
             "box_head": TwoMLPHead(channels * BOX_SIZE**2, head_channels),
             "box_predictor": BoxPredictor(head_channels, self.num_classes + 1),
         }
         if self.has_masks:
-            parts["mask_roi_pool"] = PyramidRoIAlign(strides, MASK_SIZE, canonical_size)
+            parts["mask_roi_pool"] = PyramidRoIAlign(strides, MASK_SIZE)
             parts["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
             parts["mask_predictor"] = MaskPredictor(channels, self.num_classes + 1)
         return parts
 
-    def _augmented_parts(
-        self, channels: int, head_channels: int, strides: Sequence[int], canonical_size: float
-    ) -> dict[str, nn.Module]:
+    def _augmented_parts(self, channels: int, head_channels: int, strides: Sequence[int]) -> dict[str, nn.Module]:
         """Of `RoIHeads`: each box is pooled from every level, whatever its size."""
         levels = len(strides)
         parts: dict[str, nn.Module] = {

@@ -20,6 +20,9 @@ from torchvision.ops.poolers import LevelMapper
 SAMPLES = 2
 """Points that RoIAlign takes along a side of each of its bins, as torchvision's detectors do."""
 
+CANONICAL_SIZE = 224
+"""Root of the area in pixels from which a box is pooled at stride 16 (FPN, Section 4.2)."""
+
 
 class Preparation(GeneralizedRCNNTransform):
     """Images to a batch, and detections back to the images: normalised, resized in evaluation alone, padded with the
@@ -86,13 +89,12 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
     Args:
         strides: Of the levels that are pooled from, the first ones of the pyramid.
         output_size: Positions along a side of what is pooled.
-        canonical_size: Root of the area in pixels from which a box is pooled at stride 16.
     """
 
-    def __init__(self, strides: Sequence[int], output_size: int, canonical_size: float) -> None:
+    def __init__(self, strides: Sequence[int], output_size: int) -> None:
         super().__init__([str(number) for number in range(len(strides))], output_size, SAMPLES)
         self.scales = [1 / stride for stride in strides]
-        self.map_levels = LevelMapper(2, 1 + len(strides), canonical_scale=canonical_size)
+        self.map_levels = LevelMapper(2, 1 + len(strides), canonical_scale=CANONICAL_SIZE)
 
 
 class ProposalHead(RPNHead):
