@@ -215,7 +215,7 @@ def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() ->
         recipe = configure({**recipes[name], "data": "shapes"})
         detection = name == "coco_detection"
         assert recipe.model == ("faster_rcnn" if detection else "mask_rcnn"), name
-        shared = {"rois_per_image": 512, "positive_share": 0.25}
+        shared = {"channels": 256, "head_channels": 1024, "rois_per_image": 512, "positive_share": 0.25}
         of_coco = {"anchor_sizes": [32, 64, 128, 256, 512], "detections_per_image": 100}  # whatever the data holds
         assert recipe.options == {**options, **shared, **of_coco}, name
         assert recipe.devices == (8 if name.startswith("table2") else 1), name

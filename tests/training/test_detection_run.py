@@ -197,12 +197,13 @@ def test_resolve_for_objects() -> None:
         return resolve(configuration, images=400, image_size=image_size, objects=sizes_of(30.0, short_edge=480))
 
     plain = chosen()
-    assert (plain.short_edge, plain.long_edge, plain.batch_size, plain.learning_rate) == (320, 533, 4, 0.01)
-    assert plain.epochs == 8
-    assert plain.options["rois_per_image"] == 128
+    assert (plain.short_edge, plain.long_edge, plain.batch_size, plain.learning_rate) == (320, 533, 4, 0.001)
+    assert (plain.optimizer, plain.epochs) == ("adamw", 8)
+    assert {"channels": 64, "head_channels": 256, "rois_per_image": 128}.items() <= plain.options.items()
+    assert chosen(optimizer="sgd").learning_rate == 0.01
     assert chosen(image_size=(256, 2048)).long_edge == 2048
     assert chosen(image_size=(28, 28)).short_edge == 32
-    assert chosen(pretrained=True).learning_rate == 0.005
+    assert (chosen(pretrained=True).optimizer, chosen(pretrained=True).learning_rate) == ("sgd", 0.005)
     assert chosen(short_edges=(400, 600, 800)).short_edge == 600
     assert chosen(short_edges=(400, 600, 800)).long_edge == 1333
     assert chosen(options={"anchor_sizes": [8, 16, 32, 64, 128]}).options["anchor_sizes"][0] == 8

@@ -33,8 +33,9 @@ LONG_EDGE_SHARE = 5 / 3
 OPTIMISER_STEPS = {"cpu": 2000, "cuda": 20_000}
 """How long a run is if its epochs aren't given."""
 
-ROIS_PER_IMAGE_ON_CPU = 128
-"""Where heads take most of a step's time, a quarter of the paper's 512 makes more steps of it."""
+DETECTOR_ON_CPU = {"channels": 64, "head_channels": 256, "rois_per_image": 128}
+"""Options: heads of the papers' width and number of boxes take most of a step's time there, and a quarter of each makes
+ten steps of one."""
 
 OPTIMISER_STEPS_OF_OBJECTS = {"cpu": 800, "cuda": 20_000}
 """The same for a detector, whose steps take longer."""
@@ -78,7 +79,8 @@ class RunConfiguration:
         scale_range: Images are scaled by a random factor between these two.
         flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
         brightness: Images are brightened or darkened by up to this share.
-        optimizer: sgd with momentum, or adamw.
+        optimizer: sgd with momentum, or adamw. If it isn't given, sgd as in the papers, but for a detector from random
+            weights adamw, which gets on sooner.
         learning_rate: At the start (after the warm-up); decays as (1 - step / steps)^power.
         momentum: Of sgd.
         weight_decay: Of the optimiser.
@@ -121,7 +123,7 @@ class RunConfiguration:
     scale_range: tuple[float, float] | None = None
     flip_probability: float = 0.5
     brightness: float = 0.2
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] | None = None
     learning_rate: float | None = None
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -283,11 +285,12 @@ def resolve(
         batch_size = max(usual_batch // configuration.devices, 1) * configuration.devices
     steps_per_epoch = max(images // (min(batch_size, images) * configuration.accumulate), 1)
     epochs = configuration.epochs or max(-(-steps // steps_per_epoch), 1)
+    optimizer = configuration.optimizer or chosen["optimizer"]
     chosen |= {
         "backbone": {"cpu": "resnet18", "cuda": "resnet50"}[kind],
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rate": _learning_rate(configuration, batch_size),
+        "learning_rate": _learning_rate(configuration, optimizer, batch_size),
         "validate_every": -(-epochs // VALIDATIONS),
         "precision": _precision(device),
         "workers": 2 if kind == "cpu" else 8,
@@ -306,7 +309,8 @@ def _chosen_for_pixels(configuration: RunConfiguration, image_size: tuple[int, i
     if short_edge is None:
         short_edge = _short_edge(configuration, image_size, LONGEST_SHORT_EDGE[kind])
     crop_size = _crop_size(dataclasses.replace(configuration, short_edge=short_edge), image_size, kind)
-    chosen = {"short_edge": short_edge, "crop_size": crop_size, "scale_range": (0.5, 2.0)}  # PAN, Section 4
+    scale_range = (0.5, 2.0)  # PAN, Section 4
+    chosen = {"short_edge": short_edge, "crop_size": crop_size, "scale_range": scale_range, "optimizer": "sgd"}
     return {"cpu": 8, "cuda": 16}[kind], OPTIMISER_STEPS[kind], chosen
 
 
@@ -324,13 +328,14 @@ def _chosen_for_objects(
         long_edge = round(shape * max(configuration.short_edges or (short_edge,)))
     options: dict[str, Any] = {"detections_per_image": detections_per_image(objects)}
     if kind == "cpu":
-        options["rois_per_image"] = ROIS_PER_IMAGE_ON_CPU
+        options |= DETECTOR_ON_CPU
     if (sizes := anchor_sizes(objects, short_edge, long_edge)) is not None:
         options["anchor_sizes"] = sizes
     chosen = {
         "short_edge": short_edge,
         "long_edge": long_edge,
         "scale_range": (0.8, 1.25),
+        "optimizer": "sgd" if configuration.pretrained else "adamw",
         "options": options,
     }
     return {"cpu": 4, "cuda": 8}[kind], OPTIMISER_STEPS_OF_OBJECTS[kind], chosen
@@ -355,10 +360,10 @@ def _middle(lengths: tuple[int, ...]) -> int:
     return sorted(lengths)[len(lengths) // 2]
 
 
-def _learning_rate(configuration: RunConfiguration, batch_size: int) -> float:
+def _learning_rate(configuration: RunConfiguration, optimizer: str, batch_size: int) -> float:
     """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times
     that. For objects MS-COCO's usual 0.02 at batch size 16; from random weights twice that."""
-    if configuration.optimizer == "adamw":
+    if optimizer == "adamw":
         return 1e-4 if configuration.pretrained else 1e-3
     if configuration.detects:
         return round(0.02 * batch_size / 16 * (1 if configuration.pretrained else 2), 6)
