@@ -2,6 +2,7 @@
 with mean and spread beside the paper's figure."""
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from segweave.training.callbacks import read_metrics
-from segweave.training.configuration import read_settings
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
@@ -114,8 +114,11 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
 def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Namespace) -> None:
     given = {"epochs": arguments.epochs, "validate_every": arguments.epochs, "precision": arguments.precision}
     settings = {**arguments.settings, **given, "seed": seed}
-    if _is_done(run, {**settings, "model": row.model, "options": row.options}):
+    asked = json.dumps({**settings, "model": row.model, "options": row.options})
+    note = run / "asked.json"  # config.yaml has what was chosen besides, too
+    if note.exists() and note.read_text() == asked:
         return
+    note.unlink(missing_ok=True)
     flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
     flags += [f"--options.{name}={_shown(value)}" for name, value in row.options.items()]
     command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
@@ -125,14 +128,7 @@ def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Nam
         stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
-
-
-def _is_done(run: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a run with these settings has ended there."""
-    if not (run / "report.html").exists():
-        return False
-    settings = read_settings(run / "config.yaml")
-    return all(settings[name] == (list(value) if isinstance(value, tuple) else value) for name, value in wanted.items())
+    note.write_text(asked)
 
 
 def _shown(value: Any) -> str:

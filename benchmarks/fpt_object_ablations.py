@@ -20,7 +20,7 @@ OBJECT_SETTINGS: dict[str, Any] = {
     "scale_range": (0.8, 1.25),
     "epochs": 4,
 }
-NARROW = {"channels": 64, "head_channels": 256, "rois_per_image": 64}
+NARROW = {"channels": 64, "head_channels": 256, "rois_per_image": 32, "training_proposals": (300, 300)}
 WITHOUT = {"st": {"self_transformer": False}, "gt": {"grounding": "none"}, "rt": {"rendering": False}}
 
 
