@@ -2,7 +2,6 @@
 with mean and spread beside the paper's figure."""
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segweave.training.callbacks import read_metrics
+from segweave.training.configuration import read_settings
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
@@ -114,11 +114,8 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
 def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Namespace) -> None:
     given = {"epochs": arguments.epochs, "validate_every": arguments.epochs, "precision": arguments.precision}
     settings = {**arguments.settings, **given, "seed": seed}
-    asked = json.dumps({**settings, "model": row.model, "options": row.options})
-    note = run / "asked.json"  # config.yaml has what was chosen besides, too
-    if note.exists() and note.read_text() == asked:
+    if _is_done(run, {**settings, "model": row.model}, row.options):
         return
-    note.unlink(missing_ok=True)
     flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
     flags += [f"--options.{name}={_shown(value)}" for name, value in row.options.items()]
     command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
@@ -128,7 +125,20 @@ def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Nam
         stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
-    note.write_text(asked)
+
+
+def _is_done(run: Path, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings has ended there; a detector's has options that were chosen for it, too."""
+    if not (run / "report.html").exists():
+        return False
+    settings = read_settings(run / "config.yaml")
+    return all(settings[name] == _as_saved(value) for name, value in wanted.items()) and all(
+        settings["options"].get(name) == _as_saved(value) for name, value in options.items()
+    )
+
+
+def _as_saved(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _shown(value: Any) -> str:

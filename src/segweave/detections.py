@@ -57,11 +57,14 @@ def detect(network: Network, image: ImageLike, *, score: float = 0.5) -> Detecti
     Args:
         network: From `segweave.load`.
         image: As in `segweave.segment`.
-        score: The least score of an object that is told.
+        score: The least score of an object that is told; nothing below the network's own `score_threshold` is found.
 
     Raises:
-        InputError: The image can't be read, or the network labels pixels, or was never trained on named classes.
+        InputError: The image can't be read, the network labels pixels or was never trained on named classes, or the
+            score isn't one from 0 to 1.
     """
+    if not 0 <= score <= 1:
+        raise InputError(f"score {score}: expected 0 to 1")
     labelling = network.labelling
     if labelling is None:
         raise InputError("the network has no classes: expected one from segweave.load")

@@ -126,7 +126,8 @@ def predict(
         window: Height and width in pixels of a sliding window, for large images.
         probabilities: Whether to write NAME_probabilities.npy, (K, H, W), float16, too.
         overlays: Whether to write the overlays.
-        score: The least score of an object that a detector draws and writes.
+        score: The least score of an object that a detector draws and writes; it finds none below its own
+            `score_threshold`.
         device: auto, cpu, cuda or mps.
         overwrite: Whether files may be replaced.
 

@@ -1,5 +1,6 @@
 """Saving a trained network and loading it again: tensors in safetensors, the rest in JSON, nothing pickled."""
 
+import inspect
 import json
 import os
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.models import Network, create_model
+from segweave.models import DETECTION_NETWORKS, Network, create_model
 from segweave.networks.semantic import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
@@ -126,6 +127,23 @@ def initialise_from(network: Network, run: str | os.PathLike[str]) -> list[str]:
         for name, tensor in ours.items()
         if name not in taken
     ]
+
+
+def widths_of(run: str | os.PathLike[str]) -> dict[str, int]:
+    """How wide a run's detector is, by the option's name: what another needs to take its weights.
+
+    Returns:
+        Nothing if the run's network labels pixels.
+
+    Raises:
+        InputError: There is no model.
+    """
+    configuration = _read_configuration(_model_folder(run))
+    if configuration["model"] not in DETECTION_NETWORKS:
+        return {}
+    usual = inspect.signature(DETECTION_NETWORKS[configuration["model"]]).parameters
+    names = ("channels", "head_channels")
+    return {name: configuration["options"].get(name, usual[name].default) for name in names}
 
 
 def require_model(run: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
 from segweave.models import create_model
@@ -16,6 +17,7 @@ from segweave.networks.rcnn_parts import (
     ProposalHead,
     PyramidAnchors,
     PyramidRoIAlign,
+    paste_masks,
 )
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -60,6 +62,47 @@ class TestPreparation:
         stripes = torch.arange(64).remainder(2).float().expand(3, 64, 64)
         batch, _ = self.make(16).eval()([stripes])
         assert (batch.tensors[0, 2, 2:14, 2:14] - 0.5).abs().max() < 0.05
+
+
+class TestPasteMasks:
+    @pytest.mark.parametrize("side", [2, 3, 4, 6, 10, 16, 28, 29, 40, 63])
+    @pytest.mark.parametrize(("left", "top"), [(0, 0), (10, 7), (40, 90)])
+    def test_what_a_network_is_trained_towards_gives_the_object_back(self, side: int, left: int, top: int) -> None:
+        object_mask = torch.zeros(1, 128, 160)
+        object_mask[:, top : top + side, left : left + side] = 1
+        box = torch.tensor([[float(left), top, left + side, min(top + side, 128)]])
+        target = project_masks_on_boxes(object_mask, box, torch.zeros(1), 28)
+        pasted = paste_masks(target[:, None], box, (128, 160), (128, 160))
+        assert pasted.shape == (1, 1, 128, 160)
+        assert torch.equal(pasted[0] > 0.5, object_mask > 0.5)
+
+    @pytest.mark.parametrize("factor", [2, 4])
+    def test_of_an_image_that_was_enlarged(self, factor: int) -> None:
+        object_mask = torch.zeros(1, 32, 40)
+        object_mask[:, 5:15, 11:19] = 1
+        box = torch.tensor([[11.0, 5.0, 19.0, 15.0]])
+        seen = object_mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        target = project_masks_on_boxes(seen, box * factor, torch.zeros(1), 28)
+        pasted = paste_masks(target[:, None], box, (32 * factor, 40 * factor), (32, 40))
+        assert torch.equal(pasted[0] > 0.5, object_mask > 0.5)
+
+    def test_against_a_loop_over_pixels(self) -> None:
+        torch.manual_seed(13)
+        masks = torch.rand(3, 1, 5, 5)
+        boxes = torch.tensor([[1.2, 0.0, 9.9, 6.4], [-2.0, 3.3, 4.0, 14.0], [7.1, 7.1, 7.3, 7.2]])
+        pasted = paste_masks(masks, boxes, (24, 20), (12, 10))
+        for mask, box, actual in zip(masks[:, 0], boxes.tolist(), pasted[:, 0], strict=True):
+            left, top, right, bottom = box
+            for row in range(12):
+                for column in range(10):
+                    expected = 0.0
+                    if left <= column + 0.5 < right and top <= row + 0.5 < bottom:
+                        x = min(max((column + 0.25 - left) / (right - left) * 5 - 0.5, 0), 4)
+                        y = min(max((row + 0.25 - top) / (bottom - top) * 5 - 0.5, 0), 4)
+                        for i in range(5):
+                            for j in range(5):
+                                expected += max(1 - abs(y - i), 0) * max(1 - abs(x - j), 0) * float(mask[i, j])
+                    assert float(actual[row, column]) == pytest.approx(expected, abs=1e-5)
 
 
 class TestPyramidAnchors:

@@ -1,6 +1,7 @@
 """A whole run of a detector: what it writes and chooses, what is done with it, and what stops it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def test_without_a_model_the_data_chooses(
     settings = {name: value for name, value in detection_settings.items() if name != "model"}
     train(coco_folder, out=tmp_path / "run", **settings | {"epochs": 1})
     assert read_settings(tmp_path / "run" / "config.yaml")["model"] == "mask_rcnn"
+    anchors = {"anchor_sizes": (11.0, 22.0, 44.0, 88.0, 176.0)}  # as chosen
+    train(out=tmp_path / "run", resume=True, **settings | {"epochs": 1, "long_edge": 80, "options": anchors})
+    with pytest.raises(InputError, match=r"the run has options \{'channels': 16\}, not \{'channels': 8\}"):
+        train(out=tmp_path / "run", resume=True, options={"channels": 8})
+
+
+def test_a_detector_that_starts_from_another_is_as_wide(
+    tmp_path: Path, run: Path, coco_folder: Path, detection_settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"rois_per_image": 16}
+    settings = {name: value for name, value in detection_settings.items() if name != "learning_rate"}
+    train(coco_folder, out=tmp_path / "tuned", init_from=run, **settings | {"options": options, "epochs": 1})
+    chosen = read_settings(tmp_path / "tuned" / "config.yaml")
+    assert {"channels": 16, "head_channels": 32, "rois_per_image": 16}.items() <= chosen["options"].items()
+    assert (chosen["optimizer"], chosen["learning_rate"]) == ("sgd", 0.005)
+    taken, count = re.search(r"(\d+) of (\d+) tensors start from", capsys.readouterr().out).groups()
+    assert taken == count
 
 
 def test_a_detector_of_boxes_alone(tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any]) -> None:
@@ -186,6 +204,11 @@ def test_anchors_double_from_the_small_objects_on() -> None:
     assert anchor_sizes(sizes_of(), 100, 0) is None
 
 
+def test_anchors_reach_the_large_objects() -> None:
+    objects = sizes_of(*[10.0] * 20, *[405.0] * 80)
+    assert anchor_sizes(objects, 100, 0) == (11.0, 27.0, 67.0, 164.0, 405.0)
+
+
 @pytest.mark.parametrize(("most", "expected"), [(0, 100), (66, 100), (67, 150), (100, 150), (375, 600)])
 def test_the_limit_on_detections(most: int, expected: int) -> None:
     assert detections_per_image(sizes_of(most=most)) == expected
@@ -201,7 +224,12 @@ def test_resolve_for_objects() -> None:
     assert (plain.optimizer, plain.epochs) == ("adamw", 8)
     assert {"channels": 64, "head_channels": 256, "rois_per_image": 128}.items() <= plain.options.items()
     assert chosen(optimizer="sgd").learning_rate == 0.01
-    assert chosen(image_size=(256, 2048)).long_edge == 2048
+    assert "test_proposals" not in plain.options
+    crowded = configure({"data": "shapes", "model": "mask_rcnn", "device": "cpu"})
+    crowded = resolve(crowded, images=400, image_size=(480, 640), objects=sizes_of(30.0, most=375))
+    assert (crowded.options["detections_per_image"], crowded.options["test_proposals"]) == (600, (2400, 2400))
+    assert chosen(image_size=(256, 2048)).long_edge == 2560  # scaled up by 1.25
+    assert chosen(image_size=(256, 2048), scale_range=(0.5, 1.0)).long_edge == 2048
     assert chosen(image_size=(28, 28)).short_edge == 32
     assert (chosen(pretrained=True).optimizer, chosen(pretrained=True).learning_rate) == ("sgd", 0.005)
     assert chosen(short_edges=(400, 600, 800)).short_edge == 600

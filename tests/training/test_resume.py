@@ -114,7 +114,7 @@ def test_a_detector_killed_and_resumed(tmp_path: Path, coco_folder: Path, detect
     stop_after_rows(broken, words, 2, signal.SIGKILL)
     assert len(read_metrics(broken / "metrics.csv")) < detection_settings["epochs"]
 
-    train(coco_folder, out=broken, resume=True)
+    train(coco_folder, out=broken, resume=True, **detection_settings)  # the words that began it
 
     expected, resumed = checkpoint(unbroken), checkpoint(broken)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):

@@ -12,6 +12,7 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 - A batch of images of several sizes is padded, and FPT's transformers see the padding as they see the rest; train one
   image a process, as the paper does, where that matters.
 - Images are resized with antialiasing, as they are in training, and only in evaluation.
+- Masks are pasted into the image to the fraction of a pixel.
 """
 
 from abc import ABC, abstractmethod
@@ -261,7 +262,9 @@ class FasterRCNN(DetectionNetwork):
         detections, losses = self.roi_heads(levels, proposals, batch.image_sizes, used)
         if self.training:
             return {**proposal_losses, **losses}
-        return preparation.postprocess(detections, batch.image_sizes, [tuple(image.shape[-2:]) for image in images])
+        return preparation.postprocess(
+            detections, batch.image_sizes, [(image.shape[-2], image.shape[-1]) for image in images]
+        )
 
     def prepared(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""

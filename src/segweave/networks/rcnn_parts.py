@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
@@ -52,6 +52,51 @@ class Preparation(GeneralizedRCNNTransform):
         if self.training or size == (height, width):
             return image, target
         return F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0], target
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: Sequence[tuple[int, int]],
+        original_image_sizes: Sequence[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Detections in the pixels of the batch -> in those of the images; masks (R, 1, S, S) -> (R, 1, H, W)."""
+        for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = resize_boxes(found["boxes"], seen, size)
+            if "masks" in found:
+                found["masks"] = paste_masks(found["masks"], found["boxes"], seen, size)
+        return result
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Masks of boxes as masks of the image: linear between the positions of a box's mask, 0 outside the box.
+
+    A pixel is read where the training's targets were, which RoIAlign takes from the image that the network sees with
+    the pixel of index i at i, not i + 0.5. (torchvision rounds boxes to whole pixels, and makes objects of a few pixels
+    one larger.)
+
+    Args:
+        masks: (R, 1, S, S) in [0, 1].
+        boxes: (R, 4), XYXY in pixels of the image.
+        seen: (height, width) at which the network saw the image.
+        size: (height, width) of the image.
+
+    Returns:
+        (R, 1, height, width) of `size`, in [0, 1].
+    """
+    left, top, right, bottom = boxes.unbind(1)
+    rows = _interpolation(top, bottom, masks.shape[-2], seen[0], size[0])
+    columns = _interpolation(left, right, masks.shape[-1], seen[1], size[1])
+    return (rows @ masks[:, 0] @ columns.mT)[:, None]
+
+
+def _interpolation(low: Tensor, high: Tensor, positions: int, seen: int, size: int) -> Tensor:
+    """(R, size, S): what each pixel of a side takes from each of S positions between `low` and `high`, (R,) each."""
+    centres = torch.arange(size, device=low.device, dtype=low.dtype) + 0.5
+    shares = (centres - 0.5 * size / seen - low[:, None]) / (high - low).clamp(min=1e-6)[:, None]
+    at = (shares * positions - 0.5).clamp(0, positions - 1)
+    weights = (1 - (at[..., None] - torch.arange(positions, device=low.device)).abs()).clamp(min=0)
+    inside = (centres >= low[:, None]) & (centres < high[:, None])
+    return weights * inside[..., None]
 
 
 class PyramidAnchors(AnchorGenerator):

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from segweave.devices import choose_device
 from segweave.errors import InputError, plain_message
 from segweave.models import DETECTION_NETWORKS, SEMANTIC_NETWORKS, check_options
+from segweave.saving import widths_of
 from segweave.training.objects import ObjectSizes, anchor_sizes, detections_per_image
 
 LARGEST_CROP = {"cpu": 320, "cuda": 512}
@@ -27,15 +28,21 @@ LONGEST_SHORT_EDGE_OF_OBJECTS = {"cpu": 320, "cuda": 800}
 """Pixels. A detector sees whole images: FPT's have a short edge of 800 (Section 4.1)."""
 
 LONG_EDGE_SHARE = 5 / 3
-"""Of the short edge, or what typical images need if that is more: about MS-COCO's usual 1333 to 800. FPT's is 1000 to
-800 (its recipes say so)."""
+"""Of the short edge, or what typical images need, scaled up, if that is more: about MS-COCO's usual 1333 to 800. FPT's
+is 1000 to 800 (its recipes say so)."""
 
 OPTIMISER_STEPS = {"cpu": 2000, "cuda": 20_000}
 """How long a run is if its epochs aren't given."""
 
-DETECTOR_ON_CPU = {"channels": 64, "head_channels": 256, "rois_per_image": 128}
-"""Options: heads of the papers' width and number of boxes take most of a step's time there, and a quarter of each makes
-ten steps of one."""
+DETECTOR_OPTIONS = {
+    "cpu": {"channels": 64, "head_channels": 256, "rois_per_image": 128},
+    "cuda": {"channels": 256, "head_channels": 1024, "rois_per_image": 512},
+}
+"""On a CPU heads of the papers' width and number of boxes would take most of a step's time; with a quarter of each, a
+step takes a tenth of it."""
+
+PROPOSALS_OF_A_DETECTION = 4
+"""At least, in evaluation, where an image may hold many objects: 1,000 are enough for 250."""
 
 OPTIMISER_STEPS_OF_OBJECTS = {"cpu": 800, "cuda": 20_000}
 """The same for a detector, whose steps take longer."""
@@ -80,7 +87,7 @@ class RunConfiguration:
         flip_probability: Of mirroring an image left to right; 0 where left and right differ in meaning.
         brightness: Images are brightened or darkened by up to this share.
         optimizer: sgd with momentum, or adamw. If it isn't given, sgd as in the papers, but for a detector from random
-            weights adamw, which gets on sooner.
+            weights (neither `pretrained` nor `init_from`) adamw, which gets on sooner.
         learning_rate: At the start (after the warm-up); decays as (1 - step / steps)^power.
         momentum: Of sgd.
         weight_decay: Of the optimiser.
@@ -205,6 +212,11 @@ class RunConfiguration:
         return self.model in DETECTION_NETWORKS
 
     @property
+    def starts_trained(self) -> bool:
+        """Whether the backbone, at least, starts from trained weights."""
+        return self.pretrained or self.init_from is not None
+
+    @property
     def training_short_edges(self) -> tuple[int, ...] | None:
         """The lengths in pixels of which each training image's short edge gets one; None for its own."""
         if self.short_edges is not None:
@@ -322,20 +334,23 @@ def _chosen_for_objects(
     if short_edge is None:
         limit = LONGEST_SHORT_EDGE_OF_OBJECTS[kind]
         short_edge = _short_edge(configuration, image_size, limit) or max(min(image_size), 32)
-    long_edge = configuration.long_edge
+    long_edge, scale_range = configuration.long_edge, configuration.scale_range or (0.8, 1.25)
     if long_edge is None:
-        shape = max(LONG_EDGE_SHARE, max(image_size) / min(image_size))
+        shape = max(LONG_EDGE_SHARE, max(image_size) / min(image_size) * max(scale_range[1], 1.0))
         long_edge = round(shape * max(configuration.short_edges or (short_edge,)))
-    options: dict[str, Any] = {"detections_per_image": detections_per_image(objects)}
-    if kind == "cpu":
-        options |= DETECTOR_ON_CPU
+    limit_on_detections = detections_per_image(objects)
+    options: dict[str, Any] = {**DETECTOR_OPTIONS[kind], "detections_per_image": limit_on_detections}
+    if configuration.init_from is not None:
+        options |= widths_of(configuration.init_from)
+    if (proposals := PROPOSALS_OF_A_DETECTION * limit_on_detections) > 1000:
+        options["test_proposals"] = (proposals, proposals)
     if (sizes := anchor_sizes(objects, short_edge, long_edge)) is not None:
         options["anchor_sizes"] = sizes
     chosen = {
         "short_edge": short_edge,
         "long_edge": long_edge,
-        "scale_range": (0.8, 1.25),
-        "optimizer": "sgd" if configuration.pretrained else "adamw",
+        "scale_range": scale_range,
+        "optimizer": "sgd" if configuration.starts_trained else "adamw",
         "options": options,
     }
     return {"cpu": 4, "cuda": 8}[kind], OPTIMISER_STEPS_OF_OBJECTS[kind], chosen
@@ -361,13 +376,14 @@ def _middle(lengths: tuple[int, ...]) -> int:
 
 
 def _learning_rate(configuration: RunConfiguration, optimizer: str, batch_size: int) -> float:
-    """PAN's 4e-3 at batch size 16 for a pretrained backbone, in proportion to the batch; from random weights ten times
-    that. For objects MS-COCO's usual 0.02 at batch size 16; from random weights twice that."""
+    """PAN's 4e-3 at batch size 16 for trained weights, in proportion to the batch; from random ones ten times that. For
+    objects MS-COCO's usual 0.02 at batch size 16; from random weights twice that."""
+    trained = configuration.starts_trained
     if optimizer == "adamw":
-        return 1e-4 if configuration.pretrained else 1e-3
+        return 1e-4 if trained else 1e-3
     if configuration.detects:
-        return round(0.02 * batch_size / 16 * (1 if configuration.pretrained else 2), 6)
-    return round(4e-3 * batch_size / 16 * (1 if configuration.pretrained else 10), 6)
+        return round(0.02 * batch_size / 16 * (1 if trained else 2), 6)
+    return round(4e-3 * batch_size / 16 * (1 if trained else 10), 6)
 
 
 def _precision(device: str) -> str:

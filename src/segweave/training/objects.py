@@ -13,6 +13,9 @@ ANCHOR_LEVELS = 5
 SMALL_SHARE = 0.1
 """Of the objects may be smaller than the smallest anchors."""
 
+LARGE_SHARE = 0.9
+"""Of the objects should be no larger than the largest anchors."""
+
 
 class ObjectSizes(NamedTuple):
     """The N objects of a split, crowds left out."""
@@ -38,7 +41,8 @@ def measure_objects(truth: Mapping[str, Any]) -> ObjectSizes:
 
 
 def anchor_sizes(objects: ObjectSizes, short_edge: int, long_edge: int) -> tuple[float, ...] | None:
-    """A size for each level, the finest first, each twice the one before as the strides are.
+    """A size for each level, the finest first, each twice the one before as the strides are, or more if it takes more
+    to reach the large objects.
 
     The smallest is as large as a small object of the data, a power of the root of 2 (so that the sizes are as round as
     the sides that they stand for).
@@ -56,9 +60,10 @@ def anchor_sizes(objects: ObjectSizes, short_edge: int, long_edge: int) -> tuple
     scales = short_edge / objects.short_edges if short_edge else np.ones_like(objects.sizes)
     if long_edge:
         scales = np.minimum(scales, long_edge / objects.long_edges)
-    small = max(float(np.quantile(objects.sizes * scales, SMALL_SHARE)), 1.0)
-    smallest = max(round(2 ** (round(2 * np.log2(small)) / 2)), 4)
-    return tuple(float(smallest * 2**level) for level in range(ANCHOR_LEVELS))
+    small, large = np.quantile(objects.sizes * scales, [SMALL_SHARE, LARGE_SHARE])
+    smallest = max(round(2 ** (round(2 * np.log2(max(small, 1.0))) / 2)), 4)
+    ratio = max((large / smallest) ** (1 / (ANCHOR_LEVELS - 1)), 2.0)
+    return tuple(float(round(smallest * ratio**level)) for level in range(ANCHOR_LEVELS))
 
 
 def detections_per_image(objects: ObjectSizes) -> int:

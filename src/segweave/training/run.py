@@ -202,9 +202,12 @@ def _resumed_configuration(run: Path, given: dict[str, Any]) -> RunConfiguration
     if not path.is_file():
         raise InputError(f"{run}: nothing to resume: expected the folder of a run (it has no config.yaml)")
     configuration = configure(read_settings(path))
-    wanted = configure({"data": configuration.data, **given})
+    wanted = configure({"data": configuration.data, "model": configuration.model, **given})
     for name in given:
         before, now = getattr(configuration, name), getattr(wanted, name)
+        if name == "options":  # to which the run has added what it chose
+            now = {option: list(value) if isinstance(value, tuple) else value for option, value in now.items()}
+            before = {option: before.get(option) for option in now}
         if before != now and name not in FREE_ON_RESUME:
             raise InputError(
                 f"{path}: the run has {name} {before!r}, not {now!r}: expected the same to resume it, or another --out"
