@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from segweave.training.callbacks import read_metrics
 from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
 from segweave.training.objects import ObjectSizes, anchor_sizes, detections_per_image
 from segweave.training.run import RUN_FILES
+from tests.small_runs import flags
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,8 @@ def test_predict_draws_and_writes_coco(tmp_path: Path, run: Path, coco_folder: P
 def test_detect_tells_what_is_sure(run: Path, coco_folder: Path) -> None:
     network = segweave.load(run)
     image = coco_folder / "val" / "images" / "0.png"
+    with pytest.raises(InputError, match=r"score 1\.5: expected 0 to 1"):
+        segweave.detect(network, image, score=1.5)
     everything = segweave.detect(network, image, score=0.0)
     assert len(everything.scores) > 0
     limit = float(np.median(everything.scores))
@@ -184,6 +189,19 @@ def test_what_cannot_be_trained(
     with pytest.raises(InputError, match=message):
         train(coco_folder, out=tmp_path / "run", **detection_settings | {"options": options} | settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path, coco_folder: Path, detection_settings: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    options = {**detection_settings["options"], "neck": "fpt"}
+    settings = {**detection_settings, "epochs": 1, "options": options}
+    words = ["--data", str(coco_folder), "--out", str(out), "--devices", "2", *flags(settings)]
+    subprocess.run([sys.executable, "-m", "segweave", "train", *words], check=True, capture_output=True, timeout=300)
+    told = read_metrics(out / "metrics.csv")[-1]
+    again = segweave.evaluate(out, data=coco_folder, workers=0, device="cpu")
+    assert again.box.ap == pytest.approx(float(told["val/box_ap"]), abs=1e-6)
+    assert again.mask.ap == pytest.approx(float(told["val/mask_ap"]), abs=1e-6)
 
 
 def test_masks_cannot_train_a_detector(tmp_path: Path, folder: Path, detection_settings: dict[str, Any]) -> None:
