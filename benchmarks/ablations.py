@@ -50,7 +50,7 @@ def parse_arguments(
     """Seeds, epochs, the folder of the runs, processes, precision, a script's own `flags`, and what all rows share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=settings["epochs"], help="of 75 steps each")
+    parser.add_argument("--epochs", type=int, default=settings["epochs"], help="passes over the 600 images")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--processes", type=int, default=2, help="runs at once, which share the cores")
     parser.add_argument("--threads", type=int, help="of each run; the cores divided by the processes if not given")
