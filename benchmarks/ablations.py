@@ -44,6 +44,10 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+BACKBONE = Row("FCN", 0.0, "fcn", "fcn", {"head_channels": 64})
+"""Whose backbone is frozen; the papers' tables don't have it."""
+
+
 def parse_arguments(
     description: str | None, out: str, settings: Mapping[str, Any] = SETTINGS, flags: Sequence[str] = ()
 ) -> argparse.Namespace:
@@ -71,6 +75,32 @@ def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple
     jobs = [(row, seed) for seed in arguments.seeds for row in {row.name: row for row in rows}.values()]
     with ThreadPoolExecutor(arguments.processes) as pool:  # each thread waits for a process
         list(pool.map(lambda job: _train(*job, runs[job[0].name, job[1]], threads, arguments), jobs))
+    return runs
+
+
+def train_on_frozen_backbones(
+    rows: Sequence[Row], arguments: argparse.Namespace, backbone_settings: Mapping[str, Any] | None = None
+) -> dict[tuple[str, int], Path]:
+    """Trains an FCN with each seed, then each row on its backbone, which stays as it is.
+
+    Args:
+        rows: Of the tables.
+        arguments: As of `parse_arguments`.
+        backbone_settings: Of the FCNs; None for those of the rows.
+
+    Returns:
+        The run folder of each row's name and seed.
+    """
+    first = {**vars(arguments), "settings": backbone_settings or arguments.settings}
+    if backbone_settings is not None:
+        first["epochs"] = backbone_settings["epochs"]
+    backbones = train_rows([BACKBONE], argparse.Namespace(**first))
+    print("the FCN: " + ", ".join(f"{mean_iou(run):.1f}" for run in backbones.values()))
+    runs = {}
+    for seed in arguments.seeds:
+        frozen = {"init_from": str(backbones[BACKBONE.name, seed].resolve()), "freeze_backbone": True}
+        settings = {**arguments.settings, **frozen}
+        runs |= train_rows(rows, argparse.Namespace(**{**vars(arguments), "seeds": [seed], "settings": settings}))
     return runs
 
 

@@ -12,16 +12,12 @@ that are there already are read, not trained again. The paper's figures are for 
 its validation split, Table 5 for test.
 """
 
-from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
-from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_rows
+from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_on_frozen_backbones, train_rows
 
 SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet"}
 NARROW = {"channels": 32, "head_channels": 64}
-BACKBONE = Row("FCN", 0.0, "fcn", "fcn", {"head_channels": 64})
-"""Whose backbone is frozen; FPT's tables don't have it."""
 
 
 def _fpt(title: str, paper: float, name: str, **options: Any) -> Row:
@@ -68,22 +64,10 @@ def main() -> None:
     if arguments.distances:
         tables["Distances of Eq. 4"] = DISTANCES
     rows = [row for rows in tables.values() for row in rows]
-    runs = train_rows(rows, arguments) if arguments.trained else _train_on_frozen_backbones(rows, arguments)
+    runs = train_rows(rows, arguments) if arguments.trained else train_on_frozen_backbones(rows, arguments)
     scores = {key: mean_iou(run) for key, run in runs.items()}
     for title, table_rows in tables.items():
         print_table(title, table_rows, scores, arguments.seeds)
-
-
-def _train_on_frozen_backbones(rows: list[Row], arguments: Namespace) -> dict[tuple[str, int], Path]:
-    """The run folder of each row's name and seed."""
-    backbones = train_rows([BACKBONE], arguments)
-    print("the FCN: " + ", ".join(f"{mean_iou(run):.1f}" for run in backbones.values()))
-    runs = {}
-    for seed in arguments.seeds:
-        frozen = {"init_from": str(backbones[BACKBONE.name, seed].resolve()), "freeze_backbone": True}
-        settings = {**arguments.settings, **frozen}
-        runs |= train_rows(rows, Namespace(**{**vars(arguments), "seeds": [seed], "settings": settings}))
-    return runs
 
 
 if __name__ == "__main__":

@@ -46,6 +46,14 @@ class ConvNormAct(nn.Sequential):
         )
 
 
+def pyramid_convolution(in_channels: int, channels: int, kernel_size: int, *, stride: int = 1) -> nn.Conv2d:
+    """A convolution of a pyramid that detectors look at, with the weights that FPN's start from: no norm, no ReLU."""
+    convolution = nn.Conv2d(in_channels, channels, kernel_size, stride=stride, padding=kernel_size // 2)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return convolution
+
+
 class DropBlock2d(nn.Module):
     """Drops squares of a map in training, each channel its own, and scales up what is left.
 

@@ -232,7 +232,8 @@ def naive_feature_pyramid_transformer(
         if rendering:
             for render, fine in zip(level.rendering, maps[:number], strict=True):
                 joined.append(naive_rendering(render, x, fine))
-        levels.append(block(torch.cat(joined, dim=1), level.fuse))
+        fuse = convolve if isinstance(level.fuse, nn.Conv2d) else block
+        levels.append(fuse(torch.cat(joined, dim=1), level.fuse))
     return levels
 
 

@@ -53,6 +53,13 @@ class TestFeaturePyramidTransformer:
         assert [x.shape for x in levels] == [(2, 8, *size) for _, size in PYRAMID]
         assert_same_outputs_and_gradients(module, joined(levels), joined(expected), maps)
 
+    def test_of_plain_convolutions(self) -> None:
+        module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8, activated=False)).eval()
+        maps = some_maps()
+        levels, expected = module(maps), naive_feature_pyramid_transformer(module, maps)
+        assert min(float(level.min()) for level in levels) < 0
+        assert_same_outputs_and_gradients(module, joined(levels), joined(expected), maps)
+
     @pytest.mark.parametrize("options", [{"grounding": "local"}, {}], ids=str)
     def test_levels_of_one_size(self, options: dict[str, Any]) -> None:
         module = make_attentive(FeaturePyramidTransformer([3, 3, 3], 8, **options)).eval()

@@ -11,7 +11,9 @@ Zhang, Zhang, Tang, Wang, Hua, Sun, "Feature Pyramid Transformer", ECCV 2020. Eq
 - The weight w of Eq. 6 is printed as the mean of K. Here that passes a 1x1 convolution, batch norm and ReLU, as in the
   gates that the paper cites, and becomes a number for each channel of Q, whatever the channels of K.
 - The stride of F_sconv is the ratio of the sizes of K and Q, rounded up; a map that then differs is resized.
-- A level's maps are concatenated and pass a 3x3 convolution with batch norm and ReLU, then DropBlock.
+- A level's maps are concatenated and pass a 3x3 convolution, then DropBlock. For objects it is a plain one, like those
+  of FPN, which detectors' heads look at; with batch norm and ReLU they learnt far more slowly (docs/results.md). For
+  pixels these follow, as on all other layers.
 - For pixels the four transformed levels are concatenated; a 3x3 convolution of 512 channels and a 1x1 one follow.
 """
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, DropBlock2d, resize_like
+from segweave.layers import ConvNormAct, DropBlock2d, pyramid_convolution, resize_like
 from segweave.networks.semantic import SemanticNetwork, position_of
 from segweave.networks.ufp import PyramidHead, PyramidName, make_pyramid
 from segweave.ops.local_mixture_of_softmaxes import local_mixture_of_softmaxes, local_mixture_weights_at
@@ -131,6 +133,7 @@ class FeaturePyramidTransformer(nn.Module):
     Args:
         in_channels: C of each level, from fine to coarse.
         channels: D, of every transformed level.
+        activated: Whether batch norm and ReLU follow the 3x3 convolution.
         self_transformer: Whether there is ST.
         grounding: LGT ("local"), GT ("global") or neither.
         rendering: Whether there is RT.
@@ -153,6 +156,7 @@ class FeaturePyramidTransformer(nn.Module):
         in_channels: Sequence[int],
         channels: int = 256,
         *,
+        activated: bool = True,
         self_transformer: bool = True,
         grounding: Grounding = "global",
         rendering: bool = True,
@@ -187,6 +191,7 @@ class FeaturePyramidTransformer(nn.Module):
                 TransformedLevel(
                     own,
                     channels,
+                    activated=activated,
                     self_transformer=SelfTransformer(own, channels, **to_self) if self_transformer else None,
                     grounding=[ground(own, coarse) for coarse in coarser],
                     rendering=[RenderingTransformer(own, fine, channels) for fine in finer],
@@ -244,6 +249,7 @@ class TransformedLevel(nn.Module):
     Args:
         in_channels: C of the level.
         channels: D.
+        activated: Whether batch norm and ReLU follow.
         self_transformer: ST, or None.
         grounding: With each coarser level, the nearest first; empty for none.
         rendering: With each finer level, the finest first; empty for none.
@@ -254,6 +260,7 @@ class TransformedLevel(nn.Module):
         in_channels: int,
         channels: int,
         *,
+        activated: bool,
         self_transformer: "SelfTransformer | None",
         grounding: "Sequence[GroundingTransformer]",
         rendering: "Sequence[RenderingTransformer]",
@@ -263,7 +270,8 @@ class TransformedLevel(nn.Module):
         self.grounding = nn.ModuleList(grounding)
         self.rendering = nn.ModuleList(rendering)
         count = (self_transformer is not None) + len(grounding) + len(rendering)
-        self.fuse = ConvNormAct(in_channels + count * channels, channels, 3)
+        fuse = ConvNormAct if activated else pyramid_convolution
+        self.fuse = fuse(in_channels + count * channels, channels, 3)
 
     def forward(self, maps: Sequence[Tensor], number: int) -> Tensor:
         """All maps of the pyramid, and the level's number among them -> (B, D, H, W)."""

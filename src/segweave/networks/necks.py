@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from segweave.backbones import Backbone
-from segweave.layers import resize_like
+from segweave.layers import pyramid_convolution, resize_like
 from segweave.networks.fpt import FeaturePyramidTransformer, Grounding, Normaliser, Scaling, check_known
 from segweave.ops.mixture_of_softmaxes import Similarity
 
@@ -117,7 +117,7 @@ class PlainPyramid(Neck):
 
     def __init__(self, backbone: Backbone, channels: int = 256) -> None:
         super().__init__(backbone, channels)
-        self.lateral = nn.ModuleList(_convolution(width, channels, 1) for width in backbone.channels)
+        self.lateral = nn.ModuleList(pyramid_convolution(width, channels, 1) for width in backbone.channels)
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
@@ -153,8 +153,8 @@ class PathAggregation(TopDownPyramid):
     def __init__(self, backbone: Backbone, channels: int = 256) -> None:
         super().__init__(backbone, channels)
         ratios = [coarse // fine for fine, coarse in pairwise(backbone.strides)]
-        self.reduce = nn.ModuleList(_convolution(channels, channels, 3, stride=ratio) for ratio in ratios)
-        self.fuse = nn.ModuleList(_convolution(channels, channels, 3) for _ in ratios)
+        self.reduce = nn.ModuleList(pyramid_convolution(channels, channels, 3, stride=ratio) for ratio in ratios)
+        self.fuse = nn.ModuleList(pyramid_convolution(channels, channels, 3) for _ in ratios)
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         finest, *coarser = super().levels(maps)
@@ -179,7 +179,9 @@ class TransformedPyramid(PlainPyramid):
 
     def __init__(self, backbone: Backbone, channels: int = 256, **transformer: Unpack[TransformerOptions]) -> None:
         super().__init__(backbone, channels)
-        self.transformer = FeaturePyramidTransformer([channels] * len(backbone.channels), channels, **transformer)
+        self.transformer = FeaturePyramidTransformer(
+            [channels] * len(backbone.channels), channels, activated=False, **transformer
+        )
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return self.transformer(super().levels(maps))
@@ -187,11 +189,3 @@ class TransformedPyramid(PlainPyramid):
     def explain(self, maps: Sequence[Tensor], images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """What each of the first four levels became, and why: see `FeaturePyramidTransformer.explain`."""
         return self.transformer.explain(super().levels(maps), images, at)
-
-
-def _convolution(in_channels: int, channels: int, kernel_size: int, *, stride: int = 1) -> nn.Conv2d:
-    """With the weights that FPN's convolutions start from."""
-    convolution = nn.Conv2d(in_channels, channels, kernel_size, stride=stride, padding=kernel_size // 2)
-    nn.init.kaiming_uniform_(convolution.weight, a=1)
-    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return convolution
