@@ -86,7 +86,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, seen: tuple[int, int], size: tuple
     left, top, right, bottom = boxes.unbind(1)
     rows = _interpolation(top, bottom, masks.shape[-2], seen[0], size[0])
     columns = _interpolation(left, right, masks.shape[-1], seen[1], size[1])
-    return (rows @ masks[:, 0] @ columns.mT)[:, None]
+    with torch.autocast(masks.device.type, enabled=False):  # bfloat16 has steps of 1/256 at the threshold
+        return (rows @ masks[:, 0].float() @ columns.mT)[:, None]
 
 
 def _interpolation(low: Tensor, high: Tensor, positions: int, seen: int, size: int) -> Tensor:
