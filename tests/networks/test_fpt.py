@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segweave.networks.fpt import (
+from segweave.networks.fpt_transformers import (
     GroundingTransformer,
     LocalGroundingTransformer,
     RenderingTransformer,

@@ -34,7 +34,8 @@ from segweave.networks.augmented_head import (
     FullyConnectedFusion,
     HeavierBoxHead,
 )
-from segweave.networks.fpt import Grounding, Normaliser, Scaling
+from segweave.networks.fpt import Grounding
+from segweave.networks.fpt_transformers import Normaliser, Scaling
 from segweave.networks.necks import NeckName, make_neck
 from segweave.networks.rcnn_parts import (
     BoxPredictor,
