@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segweave.backbones import Attention, Backbone
 from segweave.errors import InputError
+from segweave.training.callbacks import SynchronisedBatchNorm
 
 CHANNELS = {
     "resnet18": (64, 128, 256, 512),
@@ -173,12 +174,18 @@ class TestFrozenBatchNorm:
             for x, expected in zip(maps, backbone.eval()(images), strict=True):
                 torch.testing.assert_close(x, expected)
 
-    def test_survives_synchronised_batch_norm(self) -> None:
-        backbone = Backbone("resnet18")
+    @pytest.mark.parametrize("name", ["resnet18", "test_efficientnet"])
+    @torch.no_grad()
+    def test_survives_synchronised_batch_norm(self, name: str) -> None:
+        """EfficientNets have batch norm and activation in one module."""
+        backbone, images = Backbone(name), torch.randn(1, 3, 64, 64)
         backbone.freeze_batch_norm()
-        converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).train()
-        norms = [module for module in converted.modules() if isinstance(module, nn.SyncBatchNorm)]
-        assert len(norms) == len(batch_norms(Backbone("resnet18")))
+        expected = backbone.eval()(images)
+        converted = SynchronisedBatchNorm().apply(backbone)
+        for x, other in zip(converted(images), expected, strict=True):
+            torch.testing.assert_close(x, other)
+        norms = [module for module in converted.train().modules() if isinstance(module, nn.SyncBatchNorm)]
+        assert len(norms) == len(batch_norms(Backbone(name)))
         assert not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
 
     def test_a_non_local_block_can_still_learn(self) -> None:

@@ -71,15 +71,13 @@ def detect(network: Network, image: ImageLike, *, score: float = 0.5) -> Detecti
     if not isinstance(network, DetectionNetwork):
         raise InputError(f"a {network.recipe['model']} labels pixels: expected segweave.segment in place of detect")
     picture = to_array(image)
-    found = _found(network, picture)
-    sure = found["scores"] >= score
-    masks = found["masks"][sure, 0] > MASK_THRESHOLD if "masks" in found else None
+    found = _found(network, picture, score)
     return Detections(
         image=picture,
-        boxes=found["boxes"][sure].numpy(),
-        labels=found["labels"][sure].numpy(),
-        scores=found["scores"][sure].numpy(),
-        masks=None if masks is None else masks.numpy(),
+        boxes=found["boxes"].numpy(),
+        labels=found["labels"].numpy(),
+        scores=found["scores"].numpy(),
+        masks=found["masks"][:, 0].numpy() if "masks" in found else None,
         classes=labelling.classes,
         palette=labelling.palette,
     )
@@ -118,11 +116,21 @@ def as_intensities(picture: NDArray[np.uint8], network: DetectionNetwork) -> tor
     return torch.from_numpy(picture).permute(2, 0, 1).to(device, torch.float32) / 255
 
 
-def _found(network: DetectionNetwork, picture: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
-    """What the network finds in (H, W, 3), on the CPU."""
-    training = network.training
-    (found,) = network.eval()([as_intensities(picture, network)])
-    network.train(training)
+def _found(network: DetectionNetwork, picture: NDArray[np.uint8], score: float) -> dict[str, torch.Tensor]:
+    """What the network finds in (H, W, 3) with a score as least as high, on the CPU; masks are bool.
+
+    The network is told the score: the mask of an object that isn't sure would be as large as the image.
+    """
+    training, threshold = network.training, network.score_threshold
+    below = float(np.nextafter(np.float32(score), np.float32(-1)))  # scores must exceed the network's threshold
+    network.score_threshold = max(threshold, below)
+    try:
+        (found,) = network.eval()([as_intensities(picture, network)])
+    finally:
+        network.train(training)
+        network.score_threshold = threshold
+    if "masks" in found:
+        found["masks"] = found["masks"] > MASK_THRESHOLD
     return {name: values.cpu() for name, values in found.items()}
 
 

@@ -46,18 +46,14 @@ def joined(maps: list[Tensor]) -> Tensor:
 class TestFeaturePyramidTransformer:
     @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
     @pytest.mark.parametrize("options", TRANSFORMERS.values(), ids=TRANSFORMERS.keys())
-    def test_is_the_paper_s(self, options: dict[str, Any], training: bool) -> None:
-        module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8, keep_probability=1.0, **options)).train(training)
+    @pytest.mark.parametrize("activated", [True, False], ids=["activated", "plain"])
+    def test_is_the_paper_s(self, options: dict[str, Any], training: bool, activated: bool) -> None:
+        module = FeaturePyramidTransformer(WIDTHS, 8, keep_probability=1.0, activated_levels=activated, **options)
+        make_attentive(module).train(training)
         maps = some_maps()
         levels, expected = module(maps), naive_feature_pyramid_transformer(module, maps, **options)
         assert [x.shape for x in levels] == [(2, 8, *size) for _, size in PYRAMID]
-        assert_same_outputs_and_gradients(module, joined(levels), joined(expected), maps)
-
-    def test_of_plain_convolutions(self) -> None:
-        module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8, activated=False)).eval()
-        maps = some_maps()
-        levels, expected = module(maps), naive_feature_pyramid_transformer(module, maps)
-        assert min(float(level.min()) for level in levels) < 0
+        assert min(float(level.min()) for level in levels) < 0 or activated
         assert_same_outputs_and_gradients(module, joined(levels), joined(expected), maps)
 
     @pytest.mark.parametrize("options", [{"grounding": "local"}, {}], ids=str)
@@ -76,11 +72,11 @@ class TestFeaturePyramidTransformer:
     def test_a_level_is_concatenated_with_what_is_named(self) -> None:
         """Level 2 of 4: itself, ST, GT from levels 3 and 4, RT from level 1, of 8 channels each but for itself."""
         level = FeaturePyramidTransformer(WIDTHS, 8).levels[1]
-        assert level.fuse[0].weight.shape == (8, 5 + 4 * 8, 3, 3)
+        assert level.fuse.weight.shape == (8, 5 + 4 * 8, 3, 3)
         assert [ground.key.in_channels for ground in level.grounding] == [4, 6]
         assert [render.reduce.in_channels for render in level.rendering] == [3]
         alone = FeaturePyramidTransformer(WIDTHS, 8, **TRANSFORMERS["none"]).levels
-        assert [fuse.fuse[0].in_channels for fuse in alone] == WIDTHS
+        assert [each.fuse.in_channels for each in alone] == WIDTHS
 
     @pytest.mark.parametrize("count", [0, 3, 5])
     def test_other_numbers_of_maps(self, count: int) -> None:
@@ -117,7 +113,7 @@ class TestDropBlock:
         torch.manual_seed(0)
         module = FeaturePyramidTransformer([3, 3], 16, **TRANSFORMERS["none"], **options).train(training)
         for level in module.levels:
-            nn.init.constant_(level.fuse[1].bias, 6.0)  # no position is 0 by itself
+            nn.init.constant_(level.fuse.bias, 6.0)  # no position is 0 by itself
         maps = [torch.randn(2, 3, size, size) for size in (48, 32)]
         torch.manual_seed(seed)
         with torch.no_grad():

@@ -136,7 +136,7 @@ class TestTransformedPyramid:
         options: dict[str, Any] = {"grounding": "local", "square_size": 3, "self_parts": 4, "grounding_parts": 2}
         neck, maps = make("fpt", **options).eval(), some_maps(SIZES[0])
         assert isinstance(neck, TransformedPyramid)
-        alone = FeaturePyramidTransformer([8] * 4, 8, activated=False, **options).double().eval()
+        alone = FeaturePyramidTransformer([8] * 4, 8, **options).double().eval()
         alone.load_state_dict(neck.transformer.state_dict())
         with torch.no_grad():
             expected = alone([convolve(x, lateral) for x, lateral in zip(maps, neck.lateral, strict=True)])

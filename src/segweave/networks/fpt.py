@@ -66,6 +66,7 @@ class FPT(SemanticNetwork):
         normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
         distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
         square_size: Positions along a side of LGT's square.
+        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level.
         drop_block_size: Side of the squares that are dropped from the transformed maps in training.
         keep_probability: Of a position of the transformed maps in training; 1 leaves DropBlock out.
         head_channels: Width of the head.
@@ -91,6 +92,7 @@ class FPT(SemanticNetwork):
         normaliser: Normaliser = "mixture",
         distance_scaling: Scaling = "none",
         square_size: int = 5,
+        activated_levels: bool = True,
         drop_block_size: int = 3,
         keep_probability: float = 0.9,
         head_channels: int = 512,
@@ -111,6 +113,7 @@ class FPT(SemanticNetwork):
             normaliser=normaliser,
             distance_scaling=distance_scaling,
             square_size=square_size,
+            activated_levels=activated_levels,
             drop_block_size=drop_block_size,
             keep_probability=keep_probability,
         )
@@ -134,7 +137,6 @@ class FeaturePyramidTransformer(nn.Module):
     Args:
         in_channels: C of each level, from fine to coarse.
         channels: D, of every transformed level.
-        activated: Whether batch norm and ReLU follow the 3x3 convolution.
         self_transformer: Whether there is ST.
         grounding: LGT ("local"), GT ("global") or neither.
         rendering: Whether there is RT.
@@ -145,6 +147,7 @@ class FeaturePyramidTransformer(nn.Module):
         normaliser: A mixture of softmaxes over the parts, or one plain softmax.
         distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
         square_size: Positions along a side of LGT's square.
+        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution, or nothing, as printed.
         drop_block_size: Side of the squares that DropBlock drops in training; 3 for pixels, 5 for objects.
         keep_probability: Of a position in training; 1 leaves DropBlock out.
 
@@ -157,7 +160,6 @@ class FeaturePyramidTransformer(nn.Module):
         in_channels: Sequence[int],
         channels: int = 256,
         *,
-        activated: bool = True,
         self_transformer: bool = True,
         grounding: Grounding = "global",
         rendering: bool = True,
@@ -168,6 +170,7 @@ class FeaturePyramidTransformer(nn.Module):
         normaliser: Normaliser = "mixture",
         distance_scaling: Scaling = "none",
         square_size: int = 5,
+        activated_levels: bool = False,
         drop_block_size: int = 5,
         keep_probability: float = 0.9,
     ) -> None:
@@ -192,7 +195,7 @@ class FeaturePyramidTransformer(nn.Module):
                 TransformedLevel(
                     own,
                     channels,
-                    activated=activated,
+                    activated=activated_levels,
                     self_transformer=SelfTransformer(own, channels, **to_self) if self_transformer else None,
                     grounding=[ground(own, coarse) for coarse in coarser],
                     rendering=[RenderingTransformer(own, fine, channels) for fine in finer],

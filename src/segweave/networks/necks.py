@@ -46,6 +46,7 @@ class TransformerOptions(TypedDict, total=False):
     normaliser: Normaliser
     distance_scaling: Scaling
     square_size: int
+    activated_levels: bool
     drop_block_size: int
     keep_probability: float
 
@@ -180,9 +181,7 @@ class TransformedPyramid(PlainPyramid):
 
     def __init__(self, backbone: Backbone, channels: int = 256, **transformer: Unpack[TransformerOptions]) -> None:
         super().__init__(backbone, channels)
-        self.transformer = FeaturePyramidTransformer(
-            [channels] * len(backbone.channels), channels, activated=False, **transformer
-        )
+        self.transformer = FeaturePyramidTransformer([channels] * len(backbone.channels), channels, **transformer)
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return self.transformer(super().levels(maps))

@@ -69,6 +69,7 @@ class DetectionNetwork(nn.Module, ABC):
         recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
         labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
         detections_per_image: How many objects it finds in an image at most.
+        score_threshold: The score that an object must exceed to be found; may be set.
     """
 
     default_output_stride: ClassVar[int] = 32
@@ -102,6 +103,14 @@ class DetectionNetwork(nn.Module, ABC):
         Raises:
             InputError: In training, an object has no area, or its label is none of 1 to K.
         """
+
+    @property
+    @abstractmethod
+    def score_threshold(self) -> float: ...
+
+    @score_threshold.setter
+    @abstractmethod
+    def score_threshold(self, threshold: float) -> None: ...
 
     @abstractmethod
     def prepared(self, image: Tensor) -> Tensor:
@@ -144,6 +153,7 @@ class FasterRCNN(DetectionNetwork):
         normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
         distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
         square_size: Positions along a side of LGT's square.
+        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level.
         drop_block_size: Side of the squares that are dropped from the transformed levels in training.
         keep_probability: Of a position of the transformed levels in training; 1 leaves DropBlock out.
         anchor_sizes: The root of an anchor's area in pixels for each of the five levels, the finest first. They should
@@ -182,6 +192,7 @@ class FasterRCNN(DetectionNetwork):
         normaliser: Normaliser = "mixture",
         distance_scaling: Scaling = "none",
         square_size: int = 5,
+        activated_levels: bool = False,
         drop_block_size: int = 5,
         keep_probability: float = 0.9,
         anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0),
@@ -221,6 +232,7 @@ class FasterRCNN(DetectionNetwork):
             normaliser=normaliser,
             distance_scaling=distance_scaling,
             square_size=square_size,
+            activated_levels=activated_levels,
             drop_block_size=drop_block_size,
             keep_probability=keep_probability,
         )
@@ -266,6 +278,14 @@ class FasterRCNN(DetectionNetwork):
         return preparation.postprocess(
             detections, batch.image_sizes, [(image.shape[-2], image.shape[-1]) for image in images]
         )
+
+    @property
+    def score_threshold(self) -> float:
+        return float(self.roi_heads.score_thresh)
+
+    @score_threshold.setter
+    def score_threshold(self, threshold: float) -> None:
+        self.roi_heads.score_thresh = threshold
 
     def prepared(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""

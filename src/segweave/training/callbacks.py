@@ -11,9 +11,11 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from segweave.errors import InputError
 from segweave.files import written_whole
@@ -22,6 +24,19 @@ from segweave.saving import save_model
 
 SHOWN_EVERY = 10
 """Steps between two losses on the progress bar: to read one, the GPU must have finished."""
+
+
+class SynchronisedBatchNorm(TorchSyncBatchNorm):
+    """Takes the statistics of batch norm over all processes, and leaves the activations that timm has in one module
+    with it, which torch's own conversion would drop."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        synchronised: nn.Module = convert_sync_batchnorm(model)
+        return synchronised
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Nothing is to be done: a run loads the network that it saved."""
+        return model
 
 
 class WholeCheckpoints(TorchCheckpointIO):
