@@ -2,6 +2,7 @@
 with mean and spread beside the paper's figure."""
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -35,7 +36,8 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what the paper calls it, its mIoU there, a name for its runs, and how its network is made."""
+    """A row of a table: what the paper calls it, its figure there (NaN for none), a name for its runs, and how its
+    network is made."""
 
     title: str
     paper: float
@@ -44,7 +46,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-BACKBONE = Row("FCN", 0.0, "fcn", "fcn", {"head_channels": 64})
+BACKBONE = Row("FCN", math.nan, "fcn", "fcn", {"head_channels": 64})
 """Whose backbone is frozen; the papers' tables don't have it."""
 
 
@@ -69,6 +71,9 @@ def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple
 
     Returns:
         The run folder of each row's name and seed.
+
+    Raises:
+        SystemExit: A run with other settings is there.
     """
     threads = arguments.threads or max((os.cpu_count() or 1) // arguments.processes, 1)
     runs = {(row.name, seed): arguments.out / f"{row.name}-{seed}" for seed in arguments.seeds for row in rows}
@@ -81,7 +86,7 @@ def train_rows(rows: Sequence[Row], arguments: argparse.Namespace) -> dict[tuple
 def train_on_frozen_backbones(
     rows: Sequence[Row], arguments: argparse.Namespace, backbone_settings: Mapping[str, Any] | None = None
 ) -> dict[tuple[str, int], Path]:
-    """Trains an FCN with each seed, then each row on its backbone, which stays as it is.
+    """Trains an FCN with each seed, then each row on its backbone, which stays as it is, in the folder `frozen`.
 
     Args:
         rows: Of the tables.
@@ -100,7 +105,8 @@ def train_on_frozen_backbones(
     for seed in arguments.seeds:
         frozen = {"init_from": str(backbones[BACKBONE.name, seed].resolve()), "freeze_backbone": True}
         settings = {**arguments.settings, **frozen}
-        runs |= train_rows(rows, argparse.Namespace(**{**vars(arguments), "seeds": [seed], "settings": settings}))
+        of_seed = {"seeds": [seed], "settings": settings, "out": arguments.out / "frozen"}
+        runs |= train_rows(rows, argparse.Namespace(**{**vars(arguments), **of_seed}))
     return runs
 
 
@@ -131,7 +137,8 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
         means[row.title] = statistics.mean(reached)
         spread = statistics.stdev(reached) if len(reached) > 1 else 0.0
         cells = [f"{score:.1f}" for score in (*reached, means[row.title], spread)]
-        print(f"| {row.title} | {row.paper:.2f} | {' | '.join(cells)} |")
+        printed = "-" if math.isnan(row.paper) else f"{row.paper:.2f}"
+        print(f"| {row.title} | {printed} | {' | '.join(cells)} |")
     swapped = [
         f"{worse.title} is {means[worse.title] - means[better.title]:.1f} above {better.title}"
         for better in rows
@@ -144,8 +151,10 @@ def print_table(title: str, rows: Sequence[Row], scores: Mapping[tuple[str, int]
 def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Namespace) -> None:
     given = {"epochs": arguments.epochs, "validate_every": arguments.epochs, "precision": arguments.precision}
     settings = {**arguments.settings, **given, "seed": seed}
-    if _is_done(run, {**settings, "model": row.model}, row.options):
-        return
+    if (run / "report.html").exists():
+        if _is_of(run, {**settings, "model": row.model}, row.options):
+            return
+        raise SystemExit(f"{run}: a run with other settings: expected another --out, or an empty folder")
     flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
     flags += [f"--options.{name}={_shown(value)}" for name, value in row.options.items()]
     command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
@@ -157,10 +166,8 @@ def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Nam
     )
 
 
-def _is_done(run: Path, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Whether a run with these settings has ended there; a detector's has options that were chosen for it, too."""
-    if not (run / "report.html").exists():
-        return False
+def _is_of(run: Path, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether a run has these settings; a detector's has options that were chosen for it, too."""
     settings = read_settings(run / "config.yaml")
     return all(settings[name] == _as_saved(value) for name, value in wanted.items()) and all(
         settings["options"].get(name) == _as_saved(value) for name, value in options.items()
