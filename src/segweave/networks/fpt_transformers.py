@@ -1,4 +1,4 @@
-"""FPT's transformers, each of which makes one map of two: Sections 3.1 to 3.4 of the paper.
+"""FPT's transformers, each of which makes a new map of one or of two: Sections 3.1 to 3.4 of the paper.
 
 `segweave.networks.fpt` has the pyramids that they are for, and how we read what the text leaves open.
 """

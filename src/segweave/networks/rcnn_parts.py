@@ -153,7 +153,7 @@ class ProposalHead(RPNHead):
 
 
 class BoxPredictor(FastRCNNPredictor):
-    """torchvision's last layers of the box head, in float32, with the first weights of Fast R-CNN (Section 2.3).
+    """torchvision's last layers of the box head, which give float32, with Fast R-CNN's first weights (Section 2.3).
 
     Args:
         in_channels: Width of what the box head gives.
@@ -172,7 +172,7 @@ class BoxPredictor(FastRCNNPredictor):
 
 
 class MaskPredictor(MaskRCNNPredictor):
-    """torchvision's last layers of the mask head, in float32, with first weights that leave every pixel undecided.
+    """torchvision's last layers of the mask head, which give float32; their first weights leave every pixel undecided.
 
     torchvision draws them the wider, the fewer classes there are: with few, the first losses are several times ln 2.
 
