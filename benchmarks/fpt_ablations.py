@@ -3,7 +3,8 @@
     python benchmarks/fpt_ablations.py [--seeds 0 1 2 --out runs/fpt --processes 2 --precision bf16-mixed]
 
 `--table5` adds the rows of Table 5, `--distances` whether squared distances are divided by the root of a part's
-channels (`distance_scaling`).
+channels (`distance_scaling`), `--levels` whether batch norm and ReLU follow the 3x3 convolution of a transformed level
+(`activated_levels`).
 
 As in the paper (Section 4.2), the backbone is trained first and then frozen: here as that of an FCN on the same images,
 once for each seed. All rows have the same backbone (timm's smallest ResNet), steps, batches and seeds, levels of 32
@@ -12,6 +13,7 @@ that are there already are read, not trained again. The paper's figures are for 
 its validation split, Table 5 for test.
 """
 
+import math
 from typing import Any
 
 from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_on_frozen_backbones, train_rows
@@ -54,15 +56,22 @@ DISTANCES = [
     _fpt("LGT alone, as printed", 80.3, "lgt", **LGT),
     _fpt("LGT alone, divided", 80.3, "lgt-divided", **LGT, distance_scaling="square_root"),
 ]
+LEVELS = [
+    FULL,
+    _fpt("without batch norm and ReLU, as printed", math.nan, "fpt-plain", activated_levels=False),
+]
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, "runs/fpt", SMALL_BACKBONE, flags=("table5", "distances", "trained"))
+    flags = ("table5", "distances", "levels", "trained")
+    arguments = parse_arguments(__doc__, "runs/fpt", SMALL_BACKBONE, flags=flags)
     tables = {"Table 4: transformers": TABLE_4}
     if arguments.table5:
         tables["Table 5: pyramids"] = TABLE_5
     if arguments.distances:
         tables["Distances of Eq. 4"] = DISTANCES
+    if arguments.levels:
+        tables["After the 3x3 convolution"] = LEVELS
     rows = [row for rows in tables.values() for row in rows]
     runs = train_rows(rows, arguments) if arguments.trained else train_on_frozen_backbones(rows, arguments)
     scores = {key: mean_iou(run) for key, run in runs.items()}
