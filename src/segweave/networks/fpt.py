@@ -12,9 +12,9 @@ the text leaves open, and how we read it:
 - The weight w of Eq. 6 is printed as the mean of K. Here that passes a 1x1 convolution, batch norm and ReLU, as in the
   gates that the paper cites, and becomes a number for each channel of Q, whatever the channels of K.
 - The stride of F_sconv is the ratio of the sizes of K and Q, rounded up; a map that then differs is resized.
-- A level's maps are concatenated and pass a 3x3 convolution, then DropBlock. For objects it is a plain one, like those
-  of FPN, which detectors' heads look at; with batch norm and ReLU they learnt far more slowly (docs/results.md). For
-  pixels these follow, as on all other layers.
+- A level's maps are concatenated and pass a 3x3 convolution, then DropBlock. For objects it is a plain one, as printed
+  and as in FPN, whose levels detectors look at; for pixels batch norm and ReLU follow. Each was the better one
+  (`activated_levels`; docs/results.md).
 - For pixels the four transformed levels are concatenated; a 3x3 convolution of 512 channels and a 1x1 one follow.
 """
 
