@@ -14,7 +14,7 @@ from PIL import Image
 
 from segweave.data.images import ImageLike, to_array
 from segweave.errors import InputError
-from segweave.evaluation.average_precision import MASK_THRESHOLD, coco_predictions
+from segweave.evaluation.average_precision import coco_predictions
 from segweave.files import written_whole
 from segweave.models import Network
 from segweave.networks.rcnn import DetectionNetwork
@@ -117,20 +117,10 @@ def as_intensities(picture: NDArray[np.uint8], network: DetectionNetwork) -> tor
 
 
 def _found(network: DetectionNetwork, picture: NDArray[np.uint8], score: float) -> dict[str, torch.Tensor]:
-    """What the network finds in (H, W, 3) with a score as least as high, on the CPU; masks are bool.
-
-    The network is told the score: the mask of an object that isn't sure would be as large as the image.
-    """
-    training, threshold = network.training, network.score_threshold
-    below = float(np.nextafter(np.float32(score), np.float32(-1)))  # scores must exceed the network's threshold
-    network.score_threshold = max(threshold, below)
-    try:
-        (found,) = network.eval()([as_intensities(picture, network)])
-    finally:
-        network.train(training)
-        network.score_threshold = threshold
-    if "masks" in found:
-        found["masks"] = found["masks"] > MASK_THRESHOLD
+    """What the network finds in (H, W, 3) with a score at least as high, on the CPU; masks are bool."""
+    training = network.training
+    (found,) = network.eval().find([as_intensities(picture, network)], score=score)
+    network.train(training)
     return {name: values.cpu() for name, values in found.items()}
 
 
@@ -144,7 +134,7 @@ def _annotations(
         "scores": torch.from_numpy(detections.scores),
     }
     if detections.masks is not None:
-        output["masks"] = torch.from_numpy(detections.masks)[:, None].float()
+        output["masks"] = torch.from_numpy(detections.masks)[:, None]
     found = coco_predictions(output, image_id, category_ids)
     if detections.masks is None:
         areas = [each["bbox"][2] * each["bbox"][3] for each in found]

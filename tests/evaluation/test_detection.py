@@ -50,7 +50,7 @@ def test_everything_found_is_scored(dataset: NumberedDrawings, evaluated: Evalua
     expected: list[dict[str, Any]] = []
     for index in (4, 3, 2, 1, 0):  # their ids rise
         image = dataset[index].image.float() / 255
-        expected += coco_predictions(network([image])[0], 100 - 7 * index, dataset.category_ids)
+        expected += coco_predictions(network.find([image])[0], 100 - 7 * index, dataset.category_ids)
     result, predictions = evaluated
     assert predictions == expected
     assert json.loads(json.dumps(predictions)) == predictions

@@ -180,10 +180,28 @@ class TestContract:
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
         assert all(torch.equal(image, unchanged) for image, unchanged in zip(images, pixels, strict=True))
 
+    def test_finds_what_forward_gives(self, network: DetectionNetwork, variant: Variant) -> None:
+        images = some_images((40, 64), (33, 33))
+        with pytest.raises(RuntimeError, match=r"expected eval\(\)"):
+            network.find(images)
+        network.eval()
+        with torch.inference_mode():
+            given = network(images)
+            score = float(given[0]["scores"].median())
+            sure = [{name: values[each["scores"] >= score] for name, values in each.items()} for each in given]
+            for found, expected in ((network.find(images), given), (network.find(images, score=score), sure)):
+                for each, other in zip(found, expected, strict=True):
+                    assert each.keys() == other.keys()
+                    for name in each:
+                        assert torch.equal(each[name], other[name] > 0.5 if name == "masks" else other[name]), name
+        assert 0 < len(sure[0]["scores"]) < len(given[0]["scores"])
+
     def test_may_find_nothing(self, network: DetectionNetwork, variant: Variant) -> None:
         network.eval().roi_heads.score_thresh = 1.0
         with torch.inference_mode():
-            found = network(some_images((40, 64), (33, 33)))
+            images = some_images((40, 64), (33, 33))
+            found = network(images)
+            assert all(len(each["scores"]) == 0 for each in network.find(images))
         for each, (height, width) in zip(found, ((40, 64), (33, 33)), strict=True):
             assert each["boxes"].shape == (0, 4)
             assert len(each["labels"]) == len(each["scores"]) == 0

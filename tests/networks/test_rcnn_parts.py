@@ -17,8 +17,10 @@ from segweave.networks.rcnn_parts import (
     ProposalHead,
     PyramidAnchors,
     PyramidRoIAlign,
+    paste_cut_masks,
     paste_masks,
 )
+from tests.ops.test_region_memory import LargestTensor
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZES = (8.0, 16.0, 32.0, 64.0, 128.0)
@@ -85,6 +87,22 @@ class TestPasteMasks:
         target = project_masks_on_boxes(seen, box * factor, torch.zeros(1), 28)
         pasted = paste_masks(target[:, None], box, (32 * factor, 40 * factor), (32, 40))
         assert torch.equal(pasted[0] > 0.5, object_mask > 0.5)
+
+    @pytest.mark.parametrize("count", [0, 1, 19])
+    def test_cut(self, count: int) -> None:
+        torch.manual_seed(12)
+        corners = torch.rand(count, 2) * 30
+        masks, boxes = torch.rand(count, 1, 7, 7), torch.cat([corners, corners + 5 + torch.rand(count, 2) * 30], dim=1)
+        cut = paste_cut_masks(masks, boxes, (50, 64), (80, 64))
+        assert cut.dtype == torch.bool
+        assert torch.equal(cut, paste_masks(masks, boxes, (50, 64), (80, 64)) > 0.5)
+        assert 0 < cut.float().mean() < 0.5 or not count
+
+    def test_few_are_cut_at_a_time(self) -> None:
+        masks, boxes = torch.rand(50, 1, 7, 7), torch.tensor([[0.0, 0.0, 200.0, 100.0]]).expand(50, 4)
+        with LargestTensor(torch.float32) as largest:
+            paste_cut_masks(masks, boxes, (100, 200), (100, 200))
+        assert 0 < largest.elements < 50 * 100 * 200 / 4
 
     def test_against_a_loop_over_pixels(self) -> None:
         torch.manual_seed(13)

@@ -22,14 +22,17 @@ from tests.ops.test_regions import group_in_tiles
 
 
 class LargestTensor(TorchDispatchMode):
-    """Keeps the most elements that an operation's result has had."""
+    """Keeps the most elements that an operation's result has had; if told a type, of that type alone."""
 
-    elements = 0
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for x in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(x, Tensor):
+            if isinstance(x, Tensor) and self.dtype in (None, x.dtype):
                 self.elements = max(self.elements, x.numel())
         return result
 

@@ -106,7 +106,7 @@ def as_coco(lengths: IntArray, height: int, width: int) -> dict[str, Any]:
     return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
 
 
-def encode(mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def encode(mask: npt.NDArray[np.uint8 | np.bool_]) -> dict[str, Any]:
     """A mask (H, W), 0 outside, in the same form as `as_coco`."""
     packed = coco_api.encode(np.asfortranarray(mask, np.uint8))
     return {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")}

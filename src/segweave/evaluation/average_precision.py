@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,9 +19,8 @@ from torch import Tensor
 
 from segweave.data.coco_masks import encode
 from segweave.errors import InputError
+from segweave.networks.rcnn_parts import MASK_THRESHOLD
 
-MASK_THRESHOLD = 0.5
-"""A pixel belongs to an object if its probability is above this."""
 SHOWN_SCORE = 0.5
 """Detections from this score up count in the score of an image."""
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
@@ -88,7 +88,7 @@ def coco_predictions(output: Mapping[str, Tensor], image_id: int, category_ids: 
 
     Args:
         output: torchvision's detections, at the image's own size: boxes (N, 4) in pixels, left, top, right and bottom;
-            labels (N,), from 1 to K; scores (N,); and masks (N, 1, H, W) in [0, 1], if the network gives any.
+            labels (N,), from 1 to K; scores (N,); and masks (N, 1, H, W) in [0, 1] or bool, if the network gives any.
         image_id: Of the image, in its annotations.
         category_ids: The number of each of the K classes in the annotations.
 
@@ -104,8 +104,9 @@ def coco_predictions(output: Mapping[str, Tensor], image_id: int, category_ids: 
         for box, label, score in zip(boxes, labels, scores, strict=True)
     ]
     if "masks" in output:
-        masks = (output["masks"][:, 0] > MASK_THRESHOLD).byte().cpu().numpy()
-        for prediction, mask in zip(predictions, masks, strict=True):
+        masks = output["masks"][:, 0]
+        inside = masks if masks.dtype == torch.bool else masks > MASK_THRESHOLD
+        for prediction, mask in zip(predictions, inside.cpu().numpy(), strict=True):
             prediction["segmentation"] = encode(mask)
     return predictions
 

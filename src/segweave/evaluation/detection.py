@@ -66,7 +66,7 @@ class DetectionEvaluator(lightning.LightningModule):
         kept = [place for place, name in enumerate(batch.names) if name]
         if not kept:
             return
-        outputs: Any = self.network([batch.images[place] for place in kept])
+        outputs = self.network.find([batch.images[place] for place in kept])
         for place, output in zip(kept, outputs, strict=True):
             image_id = self.dataset.image_id(batch.numbers[place])
             self._found += coco_predictions(output, image_id, self.dataset.category_ids)

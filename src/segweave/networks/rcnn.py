@@ -16,7 +16,7 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +25,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import resize_boxes
 
 from segweave.backbones import Backbone
 from segweave.errors import InputError
@@ -44,11 +45,17 @@ from segweave.networks.rcnn_parts import (
     ProposalHead,
     PyramidAnchors,
     PyramidRoIAlign,
+    paste_cut_masks,
+    paste_masks,
 )
 from segweave.networks.semantic import Labelling
 from segweave.ops.mixture_of_softmaxes import Similarity
 
 # Shapes: B images, N objects of an image, R boxes of all images, K classes
+
+Size = tuple[int, int]
+PasteMasks = Callable[[Tensor, Tensor, Size, Size], Tensor]
+"""See `paste_masks`."""
 
 BOX_SIZE, MASK_SIZE = 7, 14
 """Positions along a side of what is pooled for a box and for its mask."""
@@ -69,7 +76,6 @@ class DetectionNetwork(nn.Module, ABC):
         recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
         labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
         detections_per_image: How many objects it finds in an image at most.
-        score_threshold: The score that an object must exceed to be found; may be set.
     """
 
     default_output_stride: ClassVar[int] = 32
@@ -104,13 +110,17 @@ class DetectionNetwork(nn.Module, ABC):
             InputError: In training, an object has no area, or its label is none of 1 to K.
         """
 
-    @property
     @abstractmethod
-    def score_threshold(self) -> float: ...
+    def find(self, images: list[Tensor], *, score: float = 0.0) -> list[dict[str, Tensor]]:
+        """Detects objects, in evaluation mode, as `forward` does, in a fraction of the memory where images are large.
 
-    @score_threshold.setter
-    @abstractmethod
-    def score_threshold(self, threshold: float) -> None: ...
+        Args:
+            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up.
+            score: Objects of lower scores are left out before their masks are made.
+
+        Returns:
+            What `forward` gives, but `masks` are bool: whether they are above a half.
+        """
 
     @abstractmethod
     def prepared(self, image: Tensor) -> Tensor:
@@ -267,25 +277,23 @@ class FasterRCNN(DetectionNetwork):
     def forward(
         self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        used = self._checked(images, targets) if self.training else None
-        preparation = self._preparation()
-        batch, used = preparation(images, used)
+        if not self.training:
+            return self._detections(images, paste_masks)
+        batch, used = self._preparation()(images, self._checked(images, targets))
         levels = self.levels(batch.tensors)
         proposals, proposal_losses = self.rpn(batch, levels, used)
-        detections, losses = self.roi_heads(levels, proposals, batch.image_sizes, used)
+        _, losses = self.roi_heads(levels, proposals, batch.image_sizes, used)
+        return {**proposal_losses, **losses}
+
+    def find(self, images: list[Tensor], *, score: float = 0.0) -> list[dict[str, Tensor]]:
+        """See `DetectionNetwork.find`.
+
+        Raises:
+            RuntimeError: The network is in training mode.
+        """
         if self.training:
-            return {**proposal_losses, **losses}
-        return preparation.postprocess(
-            detections, batch.image_sizes, [(image.shape[-2], image.shape[-1]) for image in images]
-        )
-
-    @property
-    def score_threshold(self) -> float:
-        return float(self.roi_heads.score_thresh)
-
-    @score_threshold.setter
-    def score_threshold(self, threshold: float) -> None:
-        self.roi_heads.score_thresh = threshold
+            raise RuntimeError("the network is in training mode: expected eval() before objects are found")
+        return self._detections(images, paste_cut_masks, score)
 
     def prepared(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""
@@ -301,6 +309,22 @@ class FasterRCNN(DetectionNetwork):
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """What FPT made of each level, and why: see `FeaturePyramidTransformer.explain`. Other necks give nothing."""
         return self.neck.explain(self.backbone(images), images, at)
+
+    def _detections(self, images: list[Tensor], paste: PasteMasks, score: float = 0.0) -> list[dict[str, Tensor]]:
+        """What is found, in the images' own pixels."""
+        batch, _ = self._preparation()(images)
+        levels = self.levels(batch.tensors)
+        proposals, _ = self.rpn(batch, levels)
+        detections, _ = self.roi_heads(levels, proposals, batch.image_sizes)
+        told = []
+        for found, seen, image in zip(detections, batch.image_sizes, images, strict=True):
+            size = image.shape[-2], image.shape[-1]
+            sure = {name: values[found["scores"] >= score] for name, values in found.items()}
+            sure["boxes"] = resize_boxes(sure["boxes"], seen, size)
+            if self.has_masks:
+                sure["masks"] = paste(sure["masks"], sure["boxes"], seen, size)
+            told.append(sure)
+        return told
 
     def _preparation(self) -> Preparation:
         edges = (self.labelling.short_edge, self.labelling.long_edge) if self.labelling is not None else (None, None)

@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
@@ -20,13 +20,17 @@ from torchvision.ops.poolers import LevelMapper
 SAMPLES = 2
 """Points that RoIAlign takes along a side of each of its bins, as torchvision's detectors do."""
 
+MASK_THRESHOLD = 0.5
+"""A pixel belongs to a detection if its mask is above this."""
+
+PASTED_AT_ONCE = 8
+
 CANONICAL_SIZE = 224
 """Root of the area in pixels from which a box is pooled at stride 16 (FPN, Section 4.2)."""
 
 
 class Preparation(GeneralizedRCNNTransform):
-    """Images to a batch, and detections back to the images: normalised, resized in evaluation alone, padded with the
-    mean colour to multiples of 32.
+    """Images to a batch: normalised, resized in evaluation alone, padded with the mean colour to multiples of 32.
 
     Args:
         mean: Of each channel, for intensities in [0, 1].
@@ -53,19 +57,6 @@ class Preparation(GeneralizedRCNNTransform):
             return image, target
         return F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0], target
 
-    def postprocess(
-        self,
-        result: list[dict[str, Tensor]],
-        image_shapes: Sequence[tuple[int, int]],
-        original_image_sizes: Sequence[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """Detections in the pixels of the batch -> in those of the images; masks (R, 1, S, S) -> (R, 1, H, W)."""
-        for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True):
-            found["boxes"] = resize_boxes(found["boxes"], seen, size)
-            if "masks" in found:
-                found["masks"] = paste_masks(found["masks"], found["boxes"], seen, size)
-        return result
-
 
 def paste_masks(masks: Tensor, boxes: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Masks of boxes as masks of the image: linear between the positions of a box's mask, 0 outside the box.
@@ -88,6 +79,15 @@ def paste_masks(masks: Tensor, boxes: Tensor, seen: tuple[int, int], size: tuple
     columns = _interpolation(left, right, masks.shape[-1], seen[1], size[1])
     with torch.autocast(masks.device.type, enabled=False):  # bfloat16 has steps of 1/256 at the threshold
         return (rows @ masks[:, 0].float() @ columns.mT)[:, None]
+
+
+def paste_cut_masks(masks: Tensor, boxes: Tensor, seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """As `paste_masks`, but cut at `MASK_THRESHOLD`: (R, 1, height, width), bool. Few at a time are made in float32."""
+    inside = torch.empty(len(masks), 1, *size, dtype=torch.bool, device=masks.device)
+    for start in range(0, len(masks), PASTED_AT_ONCE):
+        few = slice(start, start + PASTED_AT_ONCE)
+        torch.gt(paste_masks(masks[few], boxes[few], seen, size), MASK_THRESHOLD, out=inside[few])
+    return inside
 
 
 def _interpolation(low: Tensor, high: Tensor, positions: int, seen: int, size: int) -> Tensor:
