@@ -1,6 +1,8 @@
 """Necks: from a backbone's maps to the pyramid that detectors look at (FPT, Sections 3.5 and 4.1).
 
-- "bfp": a 1x1 convolution on each map and nothing else, FPT's baseline ("Bottom-up Feature Pyramid").
+- "bfp": a 1x1 convolution on each map and nothing else, FPT's baseline ("Bottom-up Feature Pyramid"). FPN's authors, in
+  their experiment without the top-down path (Section 5.1), have a 3x3 convolution behind it: that is "fpt" without any
+  transformer, and the fairer baseline (docs/results.md).
 - "fpn": Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017: torchvision's.
 - "bpa": Liu, Qi, Qin, Shi, Jia, "Path Aggregation Network for Instance Segmentation", CVPR 2018, Section 3.2: a path
   from fine to coarse on top of FPN.
