@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segweave.activation_memory import peak_activation_bytes
 from segweave.backbones import Backbone
-from segweave.layers import DropBlock2d
+from segweave.layers import ConvNormAct, DropBlock2d
+from segweave.models import create_model
 from segweave.networks.fpt import FeaturePyramidTransformer
 from segweave.networks.necks import (
     Neck,
@@ -159,6 +160,23 @@ class TestTransformedPyramid:
         names = {name.split(".")[3] for name, _ in neck.named_parameters() if name.startswith("transformer.levels.")}
         assert names == {"fuse", *parts}
         assert len(neck(some_maps(SIZES[1]))) == 5
+
+    @pytest.mark.parametrize(
+        ("model", "options", "activated"),
+        [
+            ("mask_rcnn", {"neck": "fpt"}, False),
+            ("mask_rcnn", {"neck": "fpt", "activated_levels": True}, True),
+            ("fpt", {}, True),
+            ("fpt", {"activated_levels": False}, False),
+        ],
+        ids=str,
+    )
+    def test_what_ends_a_level_is_an_option_of_networks(
+        self, model: str, options: dict[str, Any], activated: bool
+    ) -> None:
+        network = create_model(model, num_classes=2, backbone="test_resnet", channels=8, **options)
+        (transformer,) = (part for part in network.modules() if isinstance(part, FeaturePyramidTransformer))
+        assert [isinstance(level.fuse, ConvNormAct) for level in transformer.levels] == 4 * [activated]
 
     def test_drops_squares_of_its_levels_as_the_paper_does(self) -> None:
         (drop_block,) = (module for module in make("fpt").modules() if isinstance(module, DropBlock2d))

@@ -265,9 +265,9 @@ class TransformedLevel(nn.Module):
         channels: int,
         *,
         activated: bool,
-        self_transformer: "SelfTransformer | None",
-        grounding: "Sequence[GroundingTransformer]",
-        rendering: "Sequence[RenderingTransformer]",
+        self_transformer: SelfTransformer | None,
+        grounding: Sequence[GroundingTransformer],
+        rendering: Sequence[RenderingTransformer],
     ) -> None:
         super().__init__()
         self.self_transformer = self_transformer

@@ -316,15 +316,15 @@ class FasterRCNN(DetectionNetwork):
         levels = self.levels(batch.tensors)
         proposals, _ = self.rpn(batch, levels)
         detections, _ = self.roi_heads(levels, proposals, batch.image_sizes)
-        told = []
+        kept = []
         for found, seen, image in zip(detections, batch.image_sizes, images, strict=True):
-            size = image.shape[-2], image.shape[-1]
-            sure = {name: values[found["scores"] >= score] for name, values in found.items()}
-            sure["boxes"] = resize_boxes(sure["boxes"], seen, size)
+            size, sure = (image.shape[-2], image.shape[-1]), found["scores"] >= score
+            found = {name: values[sure] for name, values in found.items()}
+            found["boxes"] = resize_boxes(found["boxes"], seen, size)
             if self.has_masks:
-                sure["masks"] = paste(sure["masks"], sure["boxes"], seen, size)
-            told.append(sure)
-        return told
+                found["masks"] = paste(found["masks"], found["boxes"], seen, size)
+            kept.append(found)
+        return kept
 
     def _preparation(self) -> Preparation:
         edges = (self.labelling.short_edge, self.labelling.long_edge) if self.labelling is not None else (None, None)

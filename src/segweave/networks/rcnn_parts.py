@@ -24,6 +24,7 @@ MASK_THRESHOLD = 0.5
 """A pixel belongs to a detection if its mask is above this."""
 
 PASTED_AT_ONCE = 8
+"""Masks that are float32 at the size of the image at a time."""
 
 CANONICAL_SIZE = 224
 """Root of the area in pixels from which a box is pooled at stride 16 (FPN, Section 4.2)."""
