@@ -12,7 +12,7 @@ import statistics
 import torch
 
 import segweave
-from segweave.profiling import profile_network
+from segweave.cost.profiling import profile_network
 from turns import forward_pass, take_turns, training_step
 
 CLASSES = 59

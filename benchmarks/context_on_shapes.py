@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 
 from segweave import train
-from segweave.demonstration import SETTINGS
+from segweave.commands.demo import SETTINGS
 from segweave.training.callbacks import read_metrics
 
 

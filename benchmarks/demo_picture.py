@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segweave import load, segment
-from segweave.data.shapes import ShapesDataset
 from segweave.reports.pictures import colour_mask, legend
+from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 INDICES = (0, 1, 8, 12)
 SCALE = 2
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/demo.png"))
     arguments = parser.parse_args()
-    dataset = ShapesDataset("val")
+    dataset = ShapesSegmentationDataset("val")
     networks = {name: load(arguments.runs / name) for name in ("fcn", "pan")}
     columns = []
     for index in INDICES:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import segweave
-from segweave.data.folder import FolderDataset
-from segweave.evaluation.evaluate import evaluate_network
-from segweave.evaluation.inference import Inference
+from segweave.commands.evaluate import evaluate_network
+from segweave.segmentation.folder import FolderDataset
+from segweave.segmentation.inference import Inference
 
 
 def main() -> None:

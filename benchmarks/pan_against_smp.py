@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import segweave
-from segweave.profiling import count_multiply_adds
+from segweave.cost.profiling import count_multiply_adds
 from turns import forward_pass, take_turns, training_step
 
 CLASSES = 21

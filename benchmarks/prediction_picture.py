@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segweave import explain, load, segment
-from segweave.networks.semantic import Labelling
+from segweave.networks.network import Labelling
 from segweave.reports.pictures import colour_mask, dotted, heat_colours, legend, region_colours
 
 WIDTH = 320

@@ -15,9 +15,9 @@ from typing import Any
 
 from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_rows
 from segweave import load
+from segweave.commands.evaluate import evaluate_network
 from segweave.data import open_dataset
-from segweave.evaluation.evaluate import evaluate_network
-from segweave.evaluation.inference import Inference
+from segweave.segmentation.inference import Inference
 
 SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet", "short_edge": 0, "crop_size": (128, 160), "epochs": 8}
 

@@ -10,8 +10,8 @@ import torch
 from timm.layers import GlobalContext, NonLocalAttn
 from torch import Tensor, nn
 
-from segweave.backbones import Attention, Backbone
 from segweave.errors import InputError
+from segweave.networks.backbones import Attention, Backbone
 from segweave.training.callbacks import SynchronisedBatchNorm
 
 CHANNELS = {

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segweave import create_model, train
 from segweave.cli import main
-from segweave.networks.semantic import Labelling
+from segweave.networks.network import Labelling
 from segweave.saving import save_model
 from tests.small_runs import flags
 

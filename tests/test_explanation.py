@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import segweave
-from segweave.backbones import Backbone
+from segweave.commands.explain import explain
 from segweave.data.transforms import normalise
 from segweave.errors import InputError
-from segweave.explanation import explain
-from segweave.layers import resize_to
 from segweave.models import NETWORKS
-from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import resize_to
+from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.reports.explanation import MARGIN, WIDE
 from segweave.saving import save_model
 
@@ -42,7 +42,7 @@ PAN_NAMES = ["attention", "gate_res4", "gate_res3", "gate_res2"]
 MakeRun = Callable[..., Path]
 
 
-class Pointing(SemanticNetwork):
+class Pointing(SegmentationNetwork):
     """Its maps are of its images' own size, and tell which pixel it was given.
 
     Args:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segweave.layers import BatchNorm2d, ConvNormAct, DropBlock2d, resize_like, resize_to
+from segweave.networks.layers import BatchNorm2d, ConvNormAct, DropBlock2d, resize_like, resize_to
 
 
 def make_norm() -> BatchNorm2d:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segweave.losses import IGNORE_INDEX, boundary_cross_entropy, boundary_mask, pixel_cross_entropy
+from segweave.networks.losses import IGNORE_INDEX, boundary_cross_entropy, boundary_mask, pixel_cross_entropy
 from tests.networks.ranet_transcription import naive_boundary_mask
 
 

@@ -12,14 +12,14 @@ from segweave.errors import InputError
 from segweave.models import (
     DETECTION_NETWORKS,
     NETWORKS,
-    SEMANTIC_NETWORKS,
+    SEGMENTATION_NETWORKS,
     check_options,
     create_model,
     list_models,
     model_options,
 )
+from segweave.networks.network import SegmentationNetwork
 from segweave.networks.rcnn import DetectionNetwork
-from segweave.networks.semantic import SemanticNetwork
 
 
 class TestListModels:
@@ -27,12 +27,12 @@ class TestListModels:
         assert {"fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"} <= set(
             list_models()
         )
-        assert list_models("semantic") == list(SEMANTIC_NETWORKS)
+        assert list_models("semantic") == list(SEGMENTATION_NETWORKS)
 
     def test_knows_detectors(self) -> None:
         assert list_models("detection") == list(DETECTION_NETWORKS) == ["faster_rcnn", "mask_rcnn"]
         assert list_models("instance") == ["mask_rcnn"]
-        assert list_models() == [*SEMANTIC_NETWORKS, *DETECTION_NETWORKS]
+        assert list_models() == [*SEGMENTATION_NETWORKS, *DETECTION_NETWORKS]
 
     def test_the_list_is_the_caller_s(self) -> None:
         list_models("instance").append("fcn")
@@ -94,7 +94,7 @@ class TestCreateModel:
 
     def test_constructors_take_keywords_only(self) -> None:
         for name, network_class in NETWORKS.items():
-            assert issubclass(network_class, SemanticNetwork if name in SEMANTIC_NETWORKS else DetectionNetwork)
+            assert issubclass(network_class, SegmentationNetwork if name in SEGMENTATION_NETWORKS else DetectionNetwork)
             kinds = {parameter.kind for parameter in inspect.signature(network_class).parameters.values()}
             assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 

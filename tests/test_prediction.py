@@ -13,10 +13,10 @@ from torchvision import tv_tensors
 
 import segweave
 from segweave.cli import main
+from segweave.commands.predict import Prediction, predict, segment
 from segweave.data.transforms import normalise
 from segweave.errors import InputError
-from segweave.networks.semantic import Labelling, SemanticNetwork
-from segweave.prediction import Prediction, predict, segment
+from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import save_model
 
 CLASSES = ("road", "tree", "sky", "car", "sign")
@@ -30,7 +30,7 @@ def picture(height: int = 40, width: int = 56) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def network() -> SemanticNetwork:
+def network() -> SegmentationNetwork:
     """Random weights, but batch norm that knows the picture, so that the predictions vary."""
     torch.manual_seed(0)
     network = segweave.create_model("pan", num_classes=len(CLASSES), backbone="resnet18", decoder_channels=32)
@@ -46,7 +46,7 @@ def network() -> SemanticNetwork:
 
 
 @pytest.fixture(scope="module")
-def run(network: SemanticNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(network: SegmentationNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     save_model(network, folder / "model")
     return folder
@@ -68,7 +68,7 @@ def assert_same(first: Prediction, second: Prediction) -> None:
     np.testing.assert_array_equal(first.mask, second.mask)
 
 
-def test_prediction_is_that_of_the_network(network: SemanticNetwork) -> None:
+def test_prediction_is_that_of_the_network(network: SegmentationNetwork) -> None:
     result = segment(network, picture(), probabilities=True)
     pixels = (picture() / 255 - np.array(network.backbone.mean)) / np.array(network.backbone.std)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_prediction_is_that_of_the_network(network: SemanticNetwork) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"flip": True}, {"scales": [0.9, 1.0]}, {"window": (32, 32)}], ids=str)
-def test_probabilities_sum_to_one(network: SemanticNetwork, settings: dict[str, Any]) -> None:
+def test_probabilities_sum_to_one(network: SegmentationNetwork, settings: dict[str, Any]) -> None:
     probabilities = segment(network, picture(), probabilities=True, **settings).probabilities
     assert probabilities is not None
     assert probabilities.shape == (len(CLASSES), 40, 56)
@@ -114,7 +114,7 @@ TENSOR = torch.from_numpy(RGB).permute(2, 0, 1).contiguous()
     ],
     ids=["PIL RGB", "PIL RGBA", "RGBA", "uint16", "uint16 RGBA", "fortran", "uint8", "tv_tensor", "float", "double"],
 )
-def test_all_kinds_of_a_colour_image_give_one_prediction(network: SemanticNetwork, image: Any) -> None:
+def test_all_kinds_of_a_colour_image_give_one_prediction(network: SegmentationNetwork, image: Any) -> None:
     result = segment(network, image)
     np.testing.assert_array_equal(result.image, RGB)
     assert_same(result, segment(network, RGB))
@@ -135,26 +135,26 @@ GREY = RGB[..., 0]
     ],
     ids=["L", "P", "I;16", "uint8", "uint16", "expanded tensor"],
 )
-def test_all_kinds_of_a_grey_image_give_one_prediction(network: SemanticNetwork, image: Any) -> None:
+def test_all_kinds_of_a_grey_image_give_one_prediction(network: SegmentationNetwork, image: Any) -> None:
     expected = np.stack([GREY] * 3, axis=2)
     result = segment(network, image)
     np.testing.assert_array_equal(result.image, expected)
     assert_same(result, segment(network, expected))
 
 
-def test_sixteen_bits_are_rounded_alike_in_grey_and_colour(network: SemanticNetwork) -> None:
+def test_sixteen_bits_are_rounded_alike_in_grey_and_colour(network: SegmentationNetwork) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (33, 47), dtype=np.uint16)
     assert_same(segment(network, np.stack([deep] * 3, axis=2)), segment(network, deep))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
-def test_files_are_read(network: SemanticNetwork, tmp_path: Path, name: str) -> None:
+def test_files_are_read(network: SegmentationNetwork, tmp_path: Path, name: str) -> None:
     Image.fromarray(RGB).save(tmp_path / name)
     assert_same(segment(network, tmp_path / name), segment(network, RGB))
     assert_same(segment(network, str(tmp_path / name)), segment(network, RGB))
 
 
-def test_a_rotated_file_comes_out_upright(network: SemanticNetwork, run: Path, tmp_path: Path) -> None:
+def test_a_rotated_file_comes_out_upright(network: SegmentationNetwork, run: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
@@ -167,7 +167,7 @@ def test_a_rotated_file_comes_out_upright(network: SemanticNetwork, run: Path, t
     assert Image.open(mask).size == (40, 56)
 
 
-def test_a_prediction_does_not_share_its_image_with_the_caller(network: SemanticNetwork) -> None:
+def test_a_prediction_does_not_share_its_image_with_the_caller(network: SegmentationNetwork) -> None:
     for image in (RGB.copy(), TENSOR.clone()):
         result = segment(network, image)
         image[:] = 0
@@ -191,7 +191,7 @@ def test_a_prediction_does_not_share_its_image_with_the_caller(network: Semantic
         ("nowhere.png", r"nowhere\.png: no such file"),
     ],
 )
-def test_what_is_no_image_is_named(network: SemanticNetwork, image: Any, message: str) -> None:
+def test_what_is_no_image_is_named(network: SegmentationNetwork, image: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segment(network, image)
 
@@ -202,7 +202,7 @@ def test_a_network_without_classes_is_refused() -> None:
         segment(network, RGB)
 
 
-def test_pictures_of_a_prediction(network: SemanticNetwork) -> None:
+def test_pictures_of_a_prediction(network: SegmentationNetwork) -> None:
     result = segment(network, RGB)
     mask = result.mask_image()
     assert mask.mode == "P"

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from segweave import InputError, create_model, profile, profiling
-from segweave.activation_memory import peak_activation_bytes
 from segweave.cli import main
-from segweave.networks.semantic import SemanticNetwork
-from segweave.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost
-from segweave.profiling import ComparedCost, count_multiply_adds, count_parameters, profile_network
+from segweave.cost.activation_memory import peak_activation_bytes
+from segweave.cost.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost
+from segweave.cost.profiling import ComparedCost, count_multiply_adds, count_parameters, profile_network
+from segweave.networks.network import SegmentationNetwork
 
 
-def small(name: str = "pspnet") -> SemanticNetwork:
+def small(name: str = "pspnet") -> SegmentationNetwork:
     return create_model(name, num_classes=3, backbone="test_resnet")
 
 

@@ -12,13 +12,13 @@ import torch
 import segweave
 from segweave.errors import InputError
 from segweave.models import create_model
-from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import initialise_from, load, save_model
 
 LABELLING = Labelling(("road", "sky", "tree"), ((10, 20, 30), (0, 0, 255), (0, 255, 0)), short_edge=48)
 
 
-def make_network(name: str = "pan", num_classes: int = 3, **options: Any) -> SemanticNetwork:
+def make_network(name: str = "pan", num_classes: int = 3, **options: Any) -> SegmentationNetwork:
     options = {"decoder_channels": 16, "kernel_sizes": (3, 3, 3)} if name == "pan" and not options else options
     network = create_model(name, num_classes=num_classes, backbone="test_resnet", **options)
     network.labelling = LABELLING

@@ -25,16 +25,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "demo": "segweave.demonstration",
-    "detect": "segweave.detections",
-    "evaluate": "segweave.evaluation.evaluate",
-    "explain": "segweave.explanation",
+    "demo": "segweave.commands.demo",
+    "detect": "segweave.detection.prediction",
+    "evaluate": "segweave.commands.evaluate",
+    "explain": "segweave.commands.explain",
     "load": "segweave.saving",
-    "open_dataset": "segweave.data",
-    "predict": "segweave.prediction",
-    "profile": "segweave.profiling",
-    "segment": "segweave.prediction",
-    "train": "segweave.training.run",
+    "open_dataset": "segweave.tasks",
+    "predict": "segweave.commands.predict",
+    "profile": "segweave.cost.profiling",
+    "segment": "segweave.commands.predict",
+    "train": "segweave.commands.train",
 }
 
 

@@ -65,14 +65,14 @@ def _overview() -> str:
 
 
 def _demo(words: list[str]) -> None:
-    from segweave.demonstration import demo
+    from segweave.commands.demo import demo
 
     demo(**_parse("demo", words, demo))
 
 
 def _train(words: list[str]) -> None:
+    from segweave.commands.train import train
     from segweave.training.configuration import RunConfiguration
-    from segweave.training.run import train
 
     parser = _parser("train")
     parser.add_function_arguments(train, skip={"settings"})
@@ -86,13 +86,13 @@ def _train(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    from segweave.evaluation.evaluate import evaluate
+    from segweave.commands.evaluate import evaluate
 
     evaluate(**_parse("evaluate", words, evaluate, {"run": None}))
 
 
 def _predict(words: list[str]) -> None:
-    from segweave.prediction import predict
+    from segweave.commands.predict import predict
 
     arguments = _parse("predict", words, predict, {"run": None, "images": "+"})
     paths = predict(**arguments)
@@ -100,7 +100,7 @@ def _predict(words: list[str]) -> None:
 
 
 def _explain(words: list[str]) -> None:
-    from segweave.explanation import explain
+    from segweave.commands.explain import explain
 
     arguments = _parse("explain", words, explain, {"run": None, "images": "+"})
     for path in explain(**arguments):
@@ -108,7 +108,7 @@ def _explain(words: list[str]) -> None:
 
 
 def _profile(words: list[str]) -> None:
-    from segweave.profiling import profile
+    from segweave.cost.profiling import profile
 
     profile(**_parse("profile", words, profile, {"models": "*"}))
 
@@ -142,7 +142,7 @@ def _datasets(words: list[str]) -> None:
 def _data(words: list[str]) -> None:
     from rich.console import Console
 
-    from segweave.data.checks import check, print_check
+    from segweave.commands.check import check, print_check
 
     if words[:1] != ["check"]:
         raise InputError(f"unknown command {' '.join(['data', *words[:1]])!r}: expected data check DIR")

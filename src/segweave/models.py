@@ -7,27 +7,27 @@ from typing import Any, Literal, overload
 
 import torch
 
-from segweave.backbones import Attention, Backbone
 from segweave.errors import InputError, plain_message
 from segweave.networks.agln import AGLN
+from segweave.networks.backbones import Attention, Backbone
 from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.fpn import FPN
 from segweave.networks.fpt import FPT
+from segweave.networks.network import SegmentationNetwork
 from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
 from segweave.networks.rcnn import DetectionNetwork, FasterRCNN, MaskRCNN
-from segweave.networks.semantic import SemanticNetwork
 from segweave.networks.ufp import UFP
 
 Task = Literal["semantic", "detection", "instance"]
 SemanticName = Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"]
 DetectionName = Literal["faster_rcnn", "mask_rcnn"]
-Network = SemanticNetwork | DetectionNetwork
+Network = SegmentationNetwork | DetectionNetwork
 
-SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
+SEGMENTATION_NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "fcn": FCN,
     "fpn": FPN,
     "pspnet": PSPNet,
@@ -42,9 +42,9 @@ SEMANTIC_NETWORKS: dict[str, type[SemanticNetwork]] = {
 
 DETECTION_NETWORKS: dict[str, type[DetectionNetwork]] = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
 
-NETWORKS: dict[str, type[Network]] = {**SEMANTIC_NETWORKS, **DETECTION_NETWORKS}
+NETWORKS: dict[str, type[Network]] = {**SEGMENTATION_NETWORKS, **DETECTION_NETWORKS}
 _NAMES: dict[Task, list[str]] = {
-    "semantic": list(SEMANTIC_NETWORKS),
+    "semantic": list(SEGMENTATION_NETWORKS),
     "detection": list(DETECTION_NETWORKS),
     "instance": ["mask_rcnn"],
 }
@@ -69,7 +69,7 @@ def list_models(task: Task | None = None) -> list[str]:
 @overload
 def create_model(
     name: SemanticName, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
-) -> SemanticNetwork: ...
+) -> SegmentationNetwork: ...
 
 
 @overload
@@ -93,7 +93,7 @@ def create_model(
         name: One of `list_models()`.
         num_classes: K, at least 1 and at most 255 (255 itself means "ignore" in a mask), without the background that
             detectors have beside.
-        backbone: The name of a timm model (see `segweave.backbones.Backbone`).
+        backbone: The name of a timm model (see `segweave.networks.backbones.Backbone`).
         pretrained: Whether the backbone starts from timm's weights, or from random ones.
         options: `output_stride` (the default is the paper's) and `backbone_attention` (see `Backbone`), and what the
             network's constructor takes (see its class).
@@ -105,7 +105,7 @@ def create_model(
     network_class = NETWORKS.get(name)
     if network_class is None:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
-    most = 255 if name in SEMANTIC_NETWORKS else None  # 255 means "ignore" in a mask
+    most = 255 if name in SEGMENTATION_NETWORKS else None  # 255 means "ignore" in a mask
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
     network_options = check_options(name, options) if options else {}

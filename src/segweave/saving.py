@@ -15,7 +15,7 @@ from torch import Tensor
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import DETECTION_NETWORKS, Network, create_model
-from segweave.networks.semantic import Labelling
+from segweave.networks.network import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIGURATION_FILE = "config.json"

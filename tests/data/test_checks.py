@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from segweave.data.camvid import CamVid
-from segweave.data.checks import check, check_split, print_check, require_valid
-from segweave.data.dataset import Sample, SegmentationDataset
-from segweave.data.folder import FolderDataset
+from segweave.commands.check import check, check_split, print_check, require_valid
 from segweave.errors import InputError
+from segweave.segmentation.camvid import CamVid
+from segweave.segmentation.dataset import Sample, SegmentationDataset
+from segweave.segmentation.folder import FolderDataset
 
 
 class Drawn(SegmentationDataset):

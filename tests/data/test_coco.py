@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
-from segweave.data.coco import CocoDataset
+from segweave.detection.coco import CocoDataset
 from segweave.errors import InputError
 from tests.data.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
 

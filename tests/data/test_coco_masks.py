@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_api
 
-from segweave.data.coco_masks import area, as_coco, decode, encode, extent, parse_segmentation, run_lengths
+from segweave.detection.coco_masks import area, as_coco, decode, encode, extent, parse_segmentation, run_lengths
 from segweave.errors import InputError
 from tests.data.coco_files import compressed, disc, plain
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from segweave.data.checks import check, check_split, print_check, require_valid
-from segweave.data.coco import CocoDataset
-from segweave.data.shapes_instances import ShapesInstances
+from segweave.commands.check import check, check_split, print_check, require_valid
+from segweave.detection.coco import CocoDataset
+from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
 from tests.data.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
 
@@ -209,7 +209,7 @@ def test_wrong_roots_and_tasks(root: Path) -> None:
 
 def test_require_valid(root: Path) -> None:
     train, val = CocoDataset(root, "train"), CocoDataset(root, "val")
-    drawn, checked = require_valid(ShapesInstances("val"), train)
+    drawn, checked = require_valid(ShapesDetectionDataset("val"), train)
     assert drawn is None
     assert checked is not None
     assert checked.objects == 3

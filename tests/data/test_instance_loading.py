@@ -8,35 +8,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from segweave.detection.transforms import training_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segweave.data.coco import CocoDataset
-from segweave.data.instance_loading import (
-    InstanceBatch,
-    InstanceEvaluationSamples,
-    InstanceItem,
-    InstanceTrainingSamples,
+from segweave.data.loading import TrainingOrder
+from segweave.detection.coco import CocoDataset
+from segweave.detection.samples import (
+    DetectionBatch,
+    DetectionEvaluationSamples,
+    DetectionItem,
+    DetectionTrainingSamples,
     collate,
 )
-from segweave.data.instance_transforms import instance_transform
-from segweave.data.loading import TrainingOrder
-from segweave.data.shapes_instances import ShapesInstances
+from segweave.detection.shapes import ShapesDetectionDataset
 from tests.data.coco_files import write
 
 KEYS = [(epoch, index) for epoch in (0, 3) for index in (4, 0, 2, 1, 3)]
 
 
-def dataset(length: int = 5) -> ShapesInstances:
-    return ShapesInstances("val", size=(40, 48), length=length)
+def dataset(length: int = 5) -> ShapesDetectionDataset:
+    return ShapesDetectionDataset("val", size=(40, 48), length=length)
 
 
-def samples(seed: int = 1) -> InstanceTrainingSamples:
-    transform = instance_transform(short_edges=(32, 40, 56), long_edge=60, scale_range=(0.8, 1.2), brightness=0.3)
-    return InstanceTrainingSamples(dataset(), transform, seed=seed)
+def samples(seed: int = 1) -> DetectionTrainingSamples:
+    transform = training_transform(short_edges=(32, 40, 56), long_edge=60, scale_range=(0.8, 1.2), brightness=0.3)
+    return DetectionTrainingSamples(dataset(), transform, seed=seed)
 
 
-def assert_same(first: InstanceItem, second: InstanceItem) -> None:
+def assert_same(first: DetectionItem, second: DetectionItem) -> None:
     assert (first.name, first.number) == (second.name, second.number)
     assert torch.equal(first.image, second.image)
     assert first.target.keys() == second.target.keys()
@@ -90,12 +90,12 @@ def test_workers_and_order_do_not_matter(workers: int) -> None:
 
 def test_groups_are_not_trained_on_but_evaluated(tmp_path: Path) -> None:
     coco = CocoDataset(write(tmp_path), "train")
-    trained = InstanceTrainingSamples(coco, instance_transform(flip_probability=0.0), seed=0)[0, 1]
+    trained = DetectionTrainingSamples(coco, training_transform(flip_probability=0.0), seed=0)[0, 1]
     assert trained.target["labels"].tolist() == [1]
     assert trained.target["masks"].shape == (1, 30, 40)
-    evaluated = InstanceEvaluationSamples(coco)[1]
+    evaluated = DetectionEvaluationSamples(coco)[1]
     assert evaluated.target["iscrowd"].tolist() == [0, 1]
-    assert len(InstanceTrainingSamples(coco, instance_transform(), seed=0)[0, 2].target["labels"]) == 0
+    assert len(DetectionTrainingSamples(coco, training_transform(), seed=0)[0, 2].target["labels"]) == 0
 
 
 def test_batches_keep_each_sample_as_it_is() -> None:
@@ -106,9 +106,9 @@ def test_batches_keep_each_sample_as_it_is() -> None:
     assert [len(batch.images) for batch in batches] == [2, 2]
     sizes = set()
     for position, batch in enumerate(batches):
-        assert isinstance(batch, InstanceBatch)
+        assert isinstance(batch, DetectionBatch)
         for place in range(2):
-            item = InstanceItem(*(field[place] for field in batch))
+            item = DetectionItem(*(field[place] for field in batch))
             assert_same(item, samples()[keys[2 * position + place]])
             sizes.add(item.image.shape)
     assert len(sizes) > 1
@@ -118,7 +118,7 @@ def test_batches_keep_each_sample_as_it_is() -> None:
 def test_evaluation_counts_each_sample_once_and_fills_with_nothing(length: int, processes: int) -> None:
     data = dataset(length)
     names: Counter[str] = Counter()
-    shares = [InstanceEvaluationSamples(data, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [DetectionEvaluationSamples(data, rank=rank, processes=processes) for rank in range(processes)]
     assert {len(share) for share in shares} == {-(-length // processes)}
     for share in shares:
         for position in range(len(share)):

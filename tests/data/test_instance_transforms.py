@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from segweave.detection.transforms import select, training_transform
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segweave.data.instance_transforms import instance_transform, select
-from segweave.data.instances import InstanceTarget, instance_target
-from segweave.data.shapes_instances import ShapesInstances
+from segweave.detection.dataset import DetectionTarget, detection_target
+from segweave.detection.shapes import ShapesDetectionDataset
 
 COLOURS = torch.tensor([[250, 10, 20], [15, 240, 30], [25, 35, 245]])
 
 
-def target_of(masks: np.ndarray, **changes: Any) -> InstanceTarget:
+def target_of(masks: np.ndarray, **changes: Any) -> DetectionTarget:
     """Objects with the boxes and areas of their masks."""
     boxes = []
     for mask in masks:
@@ -26,10 +26,10 @@ def target_of(masks: np.ndarray, **changes: Any) -> InstanceTarget:
         "boxes": boxes, "labels": [k + 1 for k in range(len(masks))], "masks": masks, "crowd": [False] * len(masks),
         "areas": masks.sum((1, 2)).tolist(), "image_id": 5,
     }  # fmt: skip
-    return instance_target(**{**made, **changes})
+    return detection_target(**{**made, **changes})
 
 
-def scene(height: int = 96, width: int = 120) -> tuple[tv_tensors.Image, InstanceTarget]:
+def scene(height: int = 96, width: int = 120) -> tuple[tv_tensors.Image, DetectionTarget]:
     """Three rectangles, each in a colour of its own, on black."""
     masks = np.zeros((3, height, width), np.uint8)
     masks[0, 5:40, 10:35] = 1
@@ -43,7 +43,7 @@ def scene(height: int = 96, width: int = 120) -> tuple[tv_tensors.Image, Instanc
 
 def plain(**changes: Any) -> torch.nn.Module:
     """A transform that changes nothing but what is asked for."""
-    return instance_transform(**{"flip_probability": 0.0, **changes})
+    return training_transform(**{"flip_probability": 0.0, **changes})
 
 
 def boxes_of(masks: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_image_boxes_and_masks_stay_together(settings: dict[str, Any]) -> None:
-    transform = instance_transform(**settings)
+    transform = training_transform(**settings)
     left_of_the_middle = set()
     for draw in range(40):
         torch.manual_seed(draw)
@@ -100,10 +100,10 @@ def test_boxes_are_scaled_not_taken_from_the_masks() -> None:
 
 @pytest.mark.parametrize("index", range(5))
 def test_boxes_of_real_shapes_agree_with_their_masks(index: int) -> None:
-    dataset = ShapesInstances("val")
+    dataset = ShapesDetectionDataset("val")
     for draw in range(4):
         torch.manual_seed(draw)
-        _, target = instance_transform(scale_range=(1.0, 2.5))(*dataset[index])  # smaller, tips of a pixel may vanish
+        _, target = training_transform(scale_range=(1.0, 2.5))(*dataset[index])  # smaller, tips of a pixel may vanish
         assert len(target["labels"]) > 2
         assert (boxes_of(target["masks"]) - target["boxes"].as_subclass(Tensor)).abs().max() <= 1
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_seen_any_more_is_left_out_with_all_that_belongs_to_it() 
 def test_images_without_objects() -> None:
     image = tv_tensors.Image(torch.zeros(3, 40, 60, dtype=torch.uint8))
     target = target_of(np.zeros((0, 40, 60), np.uint8))
-    image, target = instance_transform(short_edges=(80,), brightness=0.2)(image, target)
+    image, target = training_transform(short_edges=(80,), brightness=0.2)(image, target)
     assert image.shape == (3, 80, 120)
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].shape == (0, 80, 120)
@@ -204,7 +204,7 @@ def test_select() -> None:
 def test_the_given_sample_is_not_changed() -> None:
     image, target = scene()
     torch.manual_seed(3)
-    instance_transform(scale_range=(0.5, 2.0), flip_probability=1.0, brightness=0.3)(image, target)
+    training_transform(scale_range=(0.5, 2.0), flip_probability=1.0, brightness=0.3)(image, target)
     expected_image, expected = scene()
     assert torch.equal(image, expected_image)
     assert all(torch.equal(target[key], expected[key]) for key in ("boxes", "masks", "labels", "area"))

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from segweave.data.dataset import Sample, SegmentationDataset
 from segweave.data.loading import EvaluationSamples, LabelledImage, TrainingOrder, TrainingSamples
 from segweave.data.transforms import training_transform
+from segweave.segmentation.dataset import Sample, SegmentationDataset
 
 KEYS = [(epoch, index) for epoch in (0, 3) for index in (4, 0, 2, 1, 3)]
 

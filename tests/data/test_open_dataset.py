@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segweave.data import DATASETS, ShapesDataset, ShapesInstances, is_coco, open_dataset
-from segweave.data.camvid import CamVid
-from segweave.data.coco import CocoDataset
-from segweave.data.folder import FolderDataset
+from segweave.data import DATASETS, ShapesDetectionDataset, ShapesSegmentationDataset, is_coco, open_dataset
+from segweave.detection.coco import CocoDataset
 from segweave.errors import InputError
+from segweave.segmentation.camvid import CamVid
+from segweave.segmentation.folder import FolderDataset
 from tests.data.coco_files import write
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_shapes_has_no_root() -> None:
-    assert isinstance(open_dataset("shapes"), ShapesDataset)
+    assert isinstance(open_dataset("shapes"), ShapesSegmentationDataset)
     assert len(open_dataset("shapes", split="val")) == 100
     with pytest.raises(InputError, match=r"shapes.*expected no root, got there"):
         open_dataset("shapes", "there")
@@ -98,8 +98,8 @@ def test_the_task_decides_in_a_folder_that_has_both(folder: Path) -> None:
 
 
 def test_names_and_tasks(folder: Path) -> None:
-    assert isinstance(open_dataset("shapes", split="val", task="instance"), ShapesInstances)
-    assert isinstance(open_dataset("shapes", task="semantic"), ShapesDataset)
+    assert isinstance(open_dataset("shapes", split="val", task="instance"), ShapesDetectionDataset)
+    assert isinstance(open_dataset("shapes", task="semantic"), ShapesSegmentationDataset)
     with pytest.raises(InputError, match="'coco' has objects, no masks of classes: expected one of 'shapes', 'folder'"):
         open_dataset("coco", folder, task="semantic")
     for name in ("folder", "camvid"):

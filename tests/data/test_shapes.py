@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from segweave.data.shapes import CLASSES, LOOK_ALIKES, PALETTE, Drawing, ShapesDataset
 from segweave.data.shapes_scene import COATS, Hero, draw_scene
 from segweave.errors import InputError
-from segweave.losses import IGNORE_INDEX
+from segweave.networks.losses import IGNORE_INDEX
+from segweave.segmentation.shapes import CLASSES, LOOK_ALIKES, PALETTE, Drawing, ShapesSegmentationDataset
 
 DRAWINGS = 200
 PAIRS = [("ball", "buoy"), ("house", "car"), ("cone", "sail")]
@@ -20,7 +20,7 @@ GROUNDS = tuple(CLASSES.index(name) for name in ("water", "grass", "road"))
 
 @cache
 def drawings() -> list[Drawing]:
-    dataset = ShapesDataset()
+    dataset = ShapesSegmentationDataset()
     return [dataset.drawing(index) for index in range(DRAWINGS)]
 
 
@@ -118,7 +118,7 @@ def test_look_alikes_are_equally_large_and_stand_alike(pair):
 
 @pytest.mark.parametrize("size", [(128, 160), (97, 65)])
 def test_the_ground_at_its_foot_decides_a_things_class(size):
-    dataset = ShapesDataset("val", size=size)
+    dataset = ShapesSegmentationDataset("val", size=size)
     seen = 0
     for index in range(60):
         sample, instances = dataset.drawing(index)
@@ -191,7 +191,7 @@ def test_instances_agree_with_the_mask():
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 160), (33, 511), (511, 33), (512, 512)])
 def test_sample_and_instances_keep_the_contract(size):
-    dataset = ShapesDataset(size=size, length=8)
+    dataset = ShapesSegmentationDataset(size=size, length=8)
     for index in range(8):
         image, mask = dataset[index]
         assert isinstance(image, tv_tensors.Image)
@@ -209,7 +209,7 @@ def test_sample_and_instances_keep_the_contract(size):
 
 
 def test_a_drawing_depends_on_its_seed_split_and_index_alone():
-    dataset, again = ShapesDataset(), pickle.loads(pickle.dumps(ShapesDataset(length=10)))
+    dataset, again = ShapesSegmentationDataset(), pickle.loads(pickle.dumps(ShapesSegmentationDataset(length=10)))
     for index in (7, 0, 9, 7):
         assert torch.equal(dataset[index].image, again[index].image)
         assert torch.equal(dataset[index].mask, again[index].mask)
@@ -224,30 +224,34 @@ def test_no_two_drawings_are_the_same():
         return {hashlib.sha256(dataset[index].mask.numpy().tobytes()).digest() for index in range(count)}
 
     train, val, other = (
-        digests(ShapesDataset(split, size=(48, 48), seed=seed), 40)
+        digests(ShapesSegmentationDataset(split, size=(48, 48), seed=seed), 40)
         for split, seed in [("train", 0), ("val", 0), ("train", 1)]
     )
     assert len(train | val | other) == 120
 
 
 def test_drawings_do_not_change_from_release_to_release():
-    image, mask = ShapesDataset()[12]
+    image, mask = ShapesSegmentationDataset()[12]
     digest = hashlib.sha256(mask.numpy().astype("<i8").tobytes()).hexdigest()
     assert digest[:16] == "c029e37555b2ade0"
     assert image.double().mean().item() == pytest.approx(145.753, abs=0.01)
 
 
 def test_length_names_and_constants():
-    assert (len(ShapesDataset()), len(ShapesDataset("val")), len(ShapesDataset(length=3))) == (600, 100, 3)
-    assert ShapesDataset().name(12) == "shapes/train/000012"
-    assert ShapesDataset("val").name(-1) == "shapes/val/000099"
+    assert (
+        len(ShapesSegmentationDataset()),
+        len(ShapesSegmentationDataset("val")),
+        len(ShapesSegmentationDataset(length=3)),
+    ) == (600, 100, 3)
+    assert ShapesSegmentationDataset().name(12) == "shapes/train/000012"
+    assert ShapesSegmentationDataset("val").name(-1) == "shapes/val/000099"
     assert len(set(PALETTE)) == len(set(CLASSES)) == len(CLASSES)
-    assert tuple(ShapesDataset().classes) == CLASSES
+    assert tuple(ShapesSegmentationDataset().classes) == CLASSES
 
 
 @pytest.mark.parametrize("index", [3, 100, -4])
 def test_an_index_beyond_the_end_is_an_index_error(index):
-    dataset = ShapesDataset(length=3)
+    dataset = ShapesSegmentationDataset(length=3)
     for call in (dataset.__getitem__, dataset.instances, dataset.drawing, dataset.name):
         with pytest.raises(IndexError, match="3 drawings"):
             call(index)
@@ -265,4 +269,4 @@ def test_an_index_beyond_the_end_is_an_index_error(index):
 )
 def test_unusable_options_are_input_errors(options, message):
     with pytest.raises(InputError, match=message):
-        ShapesDataset(**options)
+        ShapesSegmentationDataset(**options)

@@ -8,23 +8,28 @@ import torch
 from pycocotools import mask as coco_api
 from torch import Tensor
 
-from segweave.data.shapes import CLASSES, ShapesDataset
-from segweave.data.shapes_instances import ShapesInstances
 from segweave.data.shapes_scene import PALETTE, THINGS
+from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
+from segweave.segmentation.shapes import CLASSES, ShapesSegmentationDataset
 
 
 def test_classes_are_the_things_alone() -> None:
-    dataset = ShapesInstances()
+    dataset = ShapesDetectionDataset()
     assert list(dataset.classes) == ["tree", "pole", "ball", "buoy", "house", "car", "cone", "sail"]
     assert list(dataset.palette) == [PALETTE[k] for k in THINGS]
     assert list(dataset.category_ids) == list(range(1, 9))
-    assert (len(dataset), len(ShapesInstances("val")), dataset.split, dataset.has_masks) == (600, 100, "train", True)
+    assert (len(dataset), len(ShapesDetectionDataset("val")), dataset.split, dataset.has_masks) == (
+        600,
+        100,
+        "train",
+        True,
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"size": (64, 90), "seed": 3, "length": 12}])
 def test_samples_show_what_the_semantic_ones_show(options) -> None:
-    dataset, drawn = ShapesInstances("val", **options), ShapesDataset("val", **options)
+    dataset, drawn = ShapesDetectionDataset("val", **options), ShapesSegmentationDataset("val", **options)
     assert len(dataset) == len(drawn)
     for index in (0, 5):
         image, target = dataset[index]
@@ -44,7 +49,7 @@ def test_samples_show_what_the_semantic_ones_show(options) -> None:
 
 
 def test_ground_truth_agrees_with_the_samples() -> None:
-    dataset = ShapesInstances("val", size=(64, 90), length=6)
+    dataset = ShapesDetectionDataset("val", size=(64, 90), length=6)
     truth = dataset.ground_truth()
     json.dumps(truth)
     assert [each["file_name"] for each in truth["images"]] == [dataset.name(index) for index in range(6)]
@@ -68,6 +73,6 @@ def test_ground_truth_agrees_with_the_samples() -> None:
 
 def test_wrong_arguments() -> None:
     with pytest.raises(InputError, match="unknown split 'test'"):
-        ShapesInstances("test")
+        ShapesDetectionDataset("test")
     with pytest.raises(IndexError):
-        ShapesInstances("val")[100]
+        ShapesDetectionDataset("val")[100]

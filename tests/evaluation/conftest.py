@@ -10,22 +10,22 @@ import yaml
 from PIL import Image
 
 import segweave
-from segweave.data import ShapesDataset
+from segweave.data import ShapesSegmentationDataset
 from segweave.data.transforms import normalise
-from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import save_model
 
 SIZES = ((64, 80), (64, 80), (50, 70), (64, 80), (80, 64), (64, 80), (33, 47))
 
 
-def make_network() -> SemanticNetwork:
+def make_network() -> SegmentationNetwork:
     """Random weights, but batch norm that knows the images, so that the predictions vary."""
     torch.manual_seed(0)
     network = segweave.create_model(
-        "pan", num_classes=len(ShapesDataset.classes), backbone="resnet18", decoder_channels=32
+        "pan", num_classes=len(ShapesSegmentationDataset.classes), backbone="resnet18", decoder_channels=32
     )
-    network.labelling = Labelling(tuple(ShapesDataset.classes), tuple(ShapesDataset.palette))
-    images = torch.stack([ShapesDataset("val", size=(64, 80))[index].image for index in range(4)])
+    network.labelling = Labelling(tuple(ShapesSegmentationDataset.classes), tuple(ShapesSegmentationDataset.palette))
+    images = torch.stack([ShapesSegmentationDataset("val", size=(64, 80))[index].image for index in range(4)])
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean of what is seen
@@ -40,11 +40,11 @@ def write_folder(root: Path, sizes: Sequence[tuple[int, int]]) -> Path:
     for kind in ("images", "masks"):
         (root / "val" / kind).mkdir(parents=True)
     for index, size in enumerate(sizes):
-        image, mask = ShapesDataset("val", size=size, length=len(sizes))[index]
+        image, mask = ShapesSegmentationDataset("val", size=size, length=len(sizes))[index]
         mask[:3] = 255
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "val" / "images" / f"{index}.png")
         Image.fromarray(mask.numpy().astype(np.uint8)).save(root / "val" / "masks" / f"{index}.png")
-    (root / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(ShapesDataset.classes)}))
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"classes": list(ShapesSegmentationDataset.classes)}))
     return root
 
 

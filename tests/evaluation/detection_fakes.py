@@ -8,27 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segweave.data.instances import InstanceDataset, InstanceSample
-from segweave.data.shapes_instances import ShapesInstances
+from segweave.detection.dataset import DetectionDataset, DetectionSample
+from segweave.detection.shapes import ShapesDetectionDataset
 
 
-class NumberedDrawings(InstanceDataset):
+class NumberedDrawings(DetectionDataset):
     """Five small drawings whose ids fall from 100 on, seven at a time."""
 
-    classes = ShapesInstances.classes
-    palette = ShapesInstances.palette
-    category_ids = ShapesInstances.category_ids
+    classes = ShapesDetectionDataset.classes
+    palette = ShapesDetectionDataset.palette
+    category_ids = ShapesDetectionDataset.category_ids
     split = "val"
 
     def __init__(self) -> None:
-        self.drawings = ShapesInstances("val", size=(48, 64), length=5)
+        self.drawings = ShapesDetectionDataset("val", size=(48, 64), length=5)
 
     def __len__(self) -> int:
         return len(self.drawings)
 
-    def __getitem__(self, index: int) -> InstanceSample:
+    def __getitem__(self, index: int) -> DetectionSample:
         image, target = self.drawings[index]
-        return InstanceSample(image, {**target, "image_id": self.image_id(index)})
+        return DetectionSample(image, {**target, "image_id": self.image_id(index)})
 
     def name(self, index: int) -> str:
         return self.drawings.name(index)
@@ -81,8 +81,8 @@ class Oracle(nn.Module):
 
 
 if __name__ == "__main__":
-    from segweave.evaluation.detection import detection_figures, evaluate_detector
-    from segweave.evaluation.evaluator import is_first_process
+    from segweave.detection.evaluation import detection_figures, evaluate_detector
+    from segweave.segmentation.evaluation import is_first_process
 
     oracle: Any = Oracle()
     result, predictions = evaluate_detector(oracle, NumberedDrawings(), device="cpu", devices=2, workers=0)

@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from segweave.detection.average_precision import APFigures, coco_predictions, evaluate_detections
 from segweave.errors import InputError
-from segweave.evaluation.average_precision import APFigures, coco_predictions, evaluate_detections
 
 CATEGORIES = (3, 7, 20, 21)
 """With gaps; the last one never occurs."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
-from segweave.evaluation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segweave.segmentation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 
 
 def draw(seed: int = 0, *, classes: int = 5, ignored: bool = True) -> tuple[Tensor, Tensor]:

@@ -15,16 +15,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from segweave.data.instance_loading import InstanceEvaluationSamples, collate
-from segweave.evaluation.average_precision import coco_predictions, evaluate_detections
-from segweave.evaluation.detection import (
+from segweave.detection.average_precision import coco_predictions, evaluate_detections
+from segweave.detection.evaluation import (
     DetectionEvaluator,
     EvaluatedDetections,
     detection_figures,
     evaluate_detector,
     print_detections,
 )
-from segweave.evaluation.evaluator import create_trainer
+from segweave.detection.samples import DetectionEvaluationSamples, collate
+from segweave.segmentation.evaluation import create_trainer
 from tests.evaluation.detection_fakes import NumberedDrawings, Oracle
 
 HERE: dict[str, Any] = {"device": "cpu", "workers": 0}
@@ -116,7 +116,7 @@ def test_shares_of_several_processes_add_up(
     for rank, evaluator in enumerate(evaluators):
         evaluator._trainer = SimpleNamespace(world_size=3)  # type: ignore[assignment]
         evaluator.on_validation_epoch_start()
-        samples = InstanceEvaluationSamples(dataset, rank=rank, processes=3)
+        samples = DetectionEvaluationSamples(dataset, rank=rank, processes=3)
         assert len(samples) == 2
         for position in range(len(samples)):
             evaluator.validation_step(collate([samples[position]]), position)

@@ -17,13 +17,13 @@ from PIL import Image
 
 import segweave
 from segweave.cli import main
+from segweave.commands.evaluate import evaluate
 from segweave.data import open_dataset
 from segweave.data.transforms import normalise
 from segweave.errors import InputError
-from segweave.evaluation.confusion import confusion_matrix
-from segweave.evaluation.evaluate import evaluate
-from segweave.evaluation.evaluator import SegmentationResult, worst_and_best
-from segweave.evaluation.inference import Inference
+from segweave.segmentation.confusion import confusion_matrix
+from segweave.segmentation.evaluation import SegmentationResult, worst_and_best
+from segweave.segmentation.inference import Inference
 
 HERE: dict[str, Any] = {"device": "cpu", "workers": 0}
 

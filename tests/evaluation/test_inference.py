@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segweave.errors import InputError
-from segweave.evaluation.inference import Inference, slide
+from segweave.segmentation.inference import Inference, slide
 
 K = 5
 

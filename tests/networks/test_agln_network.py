@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segweave.backbones import Backbone
 from segweave.errors import InputError
 from segweave.models import create_model
 from segweave.networks.agln import (
     AGLN,
 )
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.backbones import Backbone
+from segweave.networks.network import SegmentationNetwork
 from tests.networks.agln_transcription import (
     make_irregular,
     naive_agln,
@@ -61,7 +61,7 @@ def make_agln(num_classes: int = 4, **options: Any) -> AGLN:
     return network
 
 
-def make_row(options: dict[str, Any] | None) -> SemanticNetwork:
+def make_row(options: dict[str, Any] | None) -> SegmentationNetwork:
     if options is None:
         return create_model("fpn", num_classes=4, backbone="test_resnet", channels=6, head_channels=8)
     return make_agln(**options)

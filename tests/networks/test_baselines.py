@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.losses import IGNORE_INDEX
 from segweave.models import create_model
+from segweave.networks.backbones import Backbone
 from segweave.networks.deeplabv3 import AtrousSpatialPyramidPooling, DeepLabV3
 from segweave.networks.fcn import FCN, FullyConvolutionalHead
+from segweave.networks.losses import IGNORE_INDEX
 from segweave.networks.pspnet import PSPNet, PyramidPooling
 from tests.networks.transcription import batch_norm, make_irregular, some_map
 

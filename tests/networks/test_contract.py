@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from segweave.losses import IGNORE_INDEX, pixel_cross_entropy
-from segweave.models import SEMANTIC_NETWORKS, create_model
-from segweave.networks.semantic import Labelling, SemanticNetwork
+from segweave.models import SEGMENTATION_NETWORKS, create_model
+from segweave.networks.losses import IGNORE_INDEX, pixel_cross_entropy
+from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import load, save_model
 
 NUM_CLASSES = 5
@@ -24,7 +24,7 @@ class Variant:
     """A network to hold to its promises.
 
     Attributes:
-        name: Its name in `SEMANTIC_NETWORKS`.
+        name: Its name in `SEGMENTATION_NETWORKS`.
         options: What `create_model` is given beside it.
         explained: The names of what `explain` gives.
         unused: Parameters that no loss can reach, and why.
@@ -46,7 +46,7 @@ class Variant:
             "fpt": looked_at_by_fpt(**self.options),
         }.get(self.name, ())
 
-    def create(self) -> SemanticNetwork:
+    def create(self) -> SegmentationNetwork:
         return create_model(self.name, num_classes=NUM_CLASSES, backbone=self.backbone, **self.options)
 
 
@@ -167,7 +167,7 @@ VARIANTS = {
 
 
 def test_every_network_is_held_to_the_contract() -> None:
-    assert {variant.name for variant in VARIANTS.values()} == set(SEMANTIC_NETWORKS)
+    assert {variant.name for variant in VARIANTS.values()} == set(SEGMENTATION_NETWORKS)
 
 
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -176,7 +176,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 
 
 @pytest.fixture(scope="module")
-def pristine(variant: Variant) -> SemanticNetwork:
+def pristine(variant: Variant) -> SegmentationNetwork:
     """The network with batch norm statistics that a training has moved: those of a new one would hide mistakes."""
     torch.manual_seed(1)
     network = variant.create()
@@ -188,7 +188,7 @@ def pristine(variant: Variant) -> SemanticNetwork:
 
 
 @pytest.fixture
-def network(pristine: SemanticNetwork) -> SemanticNetwork:
+def network(pristine: SegmentationNetwork) -> SegmentationNetwork:
     return copy.deepcopy(pristine)
 
 
@@ -209,7 +209,7 @@ def assert_same_logits(actual: Tensor, expected: Tensor, tolerance: float = 1e-4
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * spread)
 
 
-def assert_gradients(network: SemanticNetwork, unused: dict[str, str]) -> None:
+def assert_gradients(network: SegmentationNetwork, unused: dict[str, str]) -> None:
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     assert {name for name, p in parameters.items() if p.grad is None} == set(unused)
     for name, parameter in parameters.items():
@@ -220,7 +220,7 @@ class TestContract:
     @pytest.mark.parametrize("batch", [1, 2])
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_trains_and_predicts_at_any_size(
-        self, network: SemanticNetwork, variant: Variant, size: tuple[int, int], batch: int
+        self, network: SegmentationNetwork, variant: Variant, size: tuple[int, int], batch: int
     ) -> None:
         images, labels = some_images(batch, size), some_labels(batch, size)
 
@@ -242,20 +242,20 @@ class TestContract:
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
 
-    def test_training_loss_is_that_of_the_logits(self, network: SemanticNetwork) -> None:
+    def test_training_loss_is_that_of_the_logits(self, network: SegmentationNetwork) -> None:
         network.eval()
         with torch.no_grad():
             expected = pixel_cross_entropy(network(some_images()), some_labels())
             torch.testing.assert_close(network.losses(some_images(), some_labels())["segmentation"], expected)
 
-    def test_labels_that_do_not_count_change_nothing(self, network: SemanticNetwork, variant: Variant) -> None:
+    def test_labels_that_do_not_count_change_nothing(self, network: SegmentationNetwork, variant: Variant) -> None:
         losses = network.losses(some_images(), torch.full((2, 64, 64), IGNORE_INDEX))
         torch.stack(list(losses.values())).sum().backward()
         assert all(loss == 0 for loss in losses.values())
         assert_gradients(network, variant.unused)
         assert all(p.grad.abs().max() == 0 for p in network.parameters() if p.grad is not None)
 
-    def test_explains_with_maps(self, network: SemanticNetwork, variant: Variant) -> None:
+    def test_explains_with_maps(self, network: SegmentationNetwork, variant: Variant) -> None:
         with torch.no_grad():
             explained = network.eval().explain(some_images(2, (64, 65)))
             with_pixel = network.explain(some_images(2, (64, 65)), at=(3, 60))
@@ -267,7 +267,7 @@ class TestContract:
             assert x.is_floating_point() or x.shape[1] == 1, name
             assert x.isfinite().all(), name
 
-    def test_images_of_a_batch_are_alone_in_evaluation(self, network: SemanticNetwork) -> None:
+    def test_images_of_a_batch_are_alone_in_evaluation(self, network: SegmentationNetwork) -> None:
         images = some_images(3)
         images[1] *= 5
         network.eval()
@@ -275,12 +275,12 @@ class TestContract:
             alone = torch.cat([network(image[None]) for image in images])
             assert_same_logits(network(images), alone)
 
-    def test_evaluation_changes_no_state(self, network: SemanticNetwork) -> None:
+    def test_evaluation_changes_no_state(self, network: SegmentationNetwork) -> None:
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         network.eval()(some_images())
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
-    def test_is_the_same_after_saving_and_loading(self, network: SemanticNetwork) -> None:
+    def test_is_the_same_after_saving_and_loading(self, network: SegmentationNetwork) -> None:
         colours = tuple((index, index, index) for index in range(NUM_CLASSES))
         network.labelling = Labelling(tuple("abcde"), colours, short_edge=64)
         with tempfile.TemporaryDirectory() as run, torch.no_grad():
@@ -303,26 +303,26 @@ class TestContract:
             assert torch.equal(logits, again(some_images()))
             assert not torch.equal(logits, other(some_images()))
 
-    def test_can_be_exported(self, network: SemanticNetwork) -> None:
+    def test_can_be_exported(self, network: SegmentationNetwork) -> None:
         images = some_images(2, (64, 65))
         with torch.no_grad():
             exported = torch.export.export(network.eval(), (images,)).module()
             assert_same_logits(exported(images), network(images), tolerance=1e-5)
 
-    def test_can_be_compiled(self, network: SemanticNetwork) -> None:
+    def test_can_be_compiled(self, network: SegmentationNetwork) -> None:
         images = some_images(2, (64, 65))
         torch.compiler.reset()
         with torch.no_grad():
             compiled = torch.compile(network.eval(), backend="eager", fullgraph=True)
             assert_same_logits(compiled(images), network(images), tolerance=1e-5)
 
-    def test_takes_channels_last(self, network: SemanticNetwork) -> None:
+    def test_takes_channels_last(self, network: SegmentationNetwork) -> None:
         images = some_images(2, (64, 65))
         network.eval()
         with torch.no_grad():
             assert_same_logits(network(images.contiguous(memory_format=torch.channels_last)), network(images))
 
-    def test_trains_in_bfloat16(self, network: SemanticNetwork, variant: Variant) -> None:
+    def test_trains_in_bfloat16(self, network: SegmentationNetwork, variant: Variant) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses = network.losses(some_images(), some_labels())
             logits = network(some_images())

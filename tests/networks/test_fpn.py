@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
 from segweave.models import create_model
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpn import FPN, Laterals, PyramidHead
 from tests.networks.transcription import (
     assert_same_outputs_and_gradients,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segweave.activation_memory import peak_activation_bytes
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, DropBlock2d
+from segweave.cost.activation_memory import peak_activation_bytes
 from segweave.models import create_model
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import FeaturePyramidTransformer
+from segweave.networks.layers import ConvNormAct, DropBlock2d
 from segweave.networks.necks import (
     Neck,
     NeckName,

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from segweave.errors import InputError
-from segweave.losses import IGNORE_INDEX
 from segweave.models import create_model
+from segweave.networks.losses import IGNORE_INDEX
 from segweave.networks.ocnet import ObjectContextPooling, OCNet
 from tests.networks.transcription import (
     assert_same_outputs_and_gradients,

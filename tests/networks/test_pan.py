@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
 from segweave.errors import InputError
-from segweave.layers import ConvNormAct
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import ConvNormAct
 from segweave.networks.pan import PAN, FeaturePyramidAttention, GlobalAttentionUpsample, SqueezeExcitation
 from tests.networks.transcription import batch_norm, make_irregular, some_map, upsample
 

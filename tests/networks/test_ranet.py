@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segweave.errors import InputError
-from segweave.losses import IGNORE_INDEX
 from segweave.models import create_model
+from segweave.networks.losses import IGNORE_INDEX
 from segweave.networks.ranet import RANet, RegionConstruction, RegionInteraction, Regions
 from tests.networks.ranet_transcription import (
     clear_threshold,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from segweave.data.shapes_instances import ShapesInstances
+from segweave.detection.average_precision import RECALLS, APFigures, DetectionResult, evaluate_detections
+from segweave.detection.page import DetectionExample, write_detection_report
+from segweave.detection.pictures import Objects
+from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
-from segweave.evaluation.average_precision import RECALLS, APFigures, DetectionResult, evaluate_detections
-from segweave.reports.detection_page import DetectionExample, write_detection_report
-from segweave.reports.detections import Objects
 from segweave.reports.run import report_detection_run
 from tests.reports.test_page import ROWS, Page
 
@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused(path):
 
 def test_the_report_of_a_run(tmp_path):
     """Two of three drawings are found whole, one not at all."""
-    dataset = ShapesInstances("val", size=(48, 64), length=3)
+    dataset = ShapesDetectionDataset("val", size=(48, 64), length=3)
     truth = dataset.ground_truth()
     predictions = [{**each, "score": 0.9} for each in truth["annotations"] if each["image_id"] != dataset.image_id(1)]
     names = {dataset.image_id(index): dataset.name(index) for index in range(3)}

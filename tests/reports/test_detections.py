@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
+from segweave.detection.pictures import MOST_LABELLED, TINT, draw_detections, objects_of
 from segweave.errors import InputError
-from segweave.reports.detections import MOST_LABELLED, TINT, draw_detections, objects_of
 from segweave.reports.pictures import IGNORE_COLOUR, LEGIBLE_WIDTH
 
 CLASSES = ["cell", "café", "tree"]

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 import segweave
 from segweave import create_model, train
 from segweave.data.loading import LabelledImage
+from segweave.segmentation.training import SegmentationTraining
 from segweave.training.callbacks import exponential_average
-from segweave.training.segmentation import SegmentationTraining
 from tests.training.test_resume import train_until
 
 
@@ -82,7 +82,7 @@ def test_the_backbone_is_in_evaluation_mode_at_every_step(
 ) -> None:
     run = tmp_path / "run"
     modes = record_modes(monkeypatch)
-    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
     chosen = settings | {"freeze_backbone": True, "ema": 0.9, "validate_every": 2, "epochs": 6}
     train_until(2, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)

@@ -14,10 +14,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils._pytree import tree_flatten
 
-import segweave.training.run as run_module
+import segweave.commands.train as run_module
 from segweave import InputError, train
+from segweave.segmentation.training import SegmentationTraining
 from segweave.training.callbacks import read_metrics
-from segweave.training.segmentation import SegmentationTraining
 from tests.small_runs import flags
 
 
@@ -196,7 +196,7 @@ def score_by_epoch(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None
         start(self)
 
     monkeypatch.setattr(SegmentationTraining, "on_validation_epoch_start", remember)
-    monkeypatch.setattr("segweave.evaluation.evaluator.mean_iou", lambda confusion: scores[epoch])
+    monkeypatch.setattr("segweave.segmentation.evaluation.mean_iou", lambda confusion: scores[epoch])
 
 
 def test_best_checkpoint_and_patience_survive_a_resume(
@@ -204,7 +204,7 @@ def test_best_checkpoint_and_patience_survive_a_resume(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.2, 0.5, 0.3, 0.4, 0.45, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
     chosen = {**settings, "epochs": 6, "early_stopping": 3}
     train_until(3, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)
@@ -221,7 +221,7 @@ def test_early_stopping_with_epochs_between_validations(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.0, 0.5, 0.0, 0.4, 0.0, 0.3, 0.0, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.training.segmentation.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
     train(folder, out=run, **{**settings, "epochs": 8, "validate_every": 2, "early_stopping": 2})
     assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [2, 4, 6]
 

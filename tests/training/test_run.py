@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import segweave
 from segweave import InputError, TrainingError, train
+from segweave.commands.train import RUN_FILES
 from segweave.data.transforms import RandomScale
 from segweave.networks.pan import PAN
 from segweave.training.callbacks import WholeCheckpoints, read_metrics
 from segweave.training.configuration import read_settings
-from segweave.training.run import RUN_FILES
 from tests.small_runs import flags
 
 
@@ -102,7 +102,7 @@ def test_the_last_epoch_is_validated(tmp_path: Path, folder: Path, settings: dic
 def test_early_stopping(
     tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segweave.evaluation.evaluator.mean_iou", lambda confusion: 0.5)
+    monkeypatch.setattr("segweave.segmentation.evaluation.mean_iou", lambda confusion: 0.5)
     train(folder, out=tmp_path / "run", **{**settings, "epochs": 9, "early_stopping": 2})
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3  # the first, and two that are no better
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
-from segweave.data.dataset import Colour
+from segweave.data.colours import Colour
 
 Size = tuple[int, int]
 

@@ -1,34 +1,28 @@
-"""What every semantic-segmentation data set is: samples, class names and a palette."""
+"""What every split of a data set is, whatever is to be predicted."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeVar
 
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 
-Colour = tuple[int, int, int]
+from segweave.data.colours import Colour
 
-
-class Sample(NamedTuple):
-    """An image and its mask, both at the image's own size."""
-
-    image: tv_tensors.Image
-    """(3, H, W), uint8, RGB."""
-    mask: tv_tensors.Mask
-    """(H, W), int64: the class of each pixel, 255 (`segweave.losses.IGNORE_INDEX`) where none counts."""
+Sample = TypeVar("Sample", covariant=True)
 
 
-class SegmentationDataset(Dataset[Sample], ABC):
-    """A split of a data set for semantic segmentation.
+class SplitDataset(Dataset[Sample], ABC):
+    """A split of a data set: samples, class names and a palette.
 
     Attributes:
-        classes: The names of the K classes; class k has the value k in the masks.
+        classes: The names of the K classes.
         palette: K colours (red, green, blue), 0 to 255, in which predictions are drawn and saved.
+        split: The split's name.
     """
 
     classes: Sequence[str]
     palette: Sequence[Colour]
+    split: str
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -5,54 +5,25 @@ step sees the same data whatever the number of workers or processes, and after a
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
-from torchvision import tv_tensors
-
-from segweave.data.dataset import SegmentationDataset
-from segweave.data.transforms import seed_of
-from segweave.losses import IGNORE_INDEX
+from torch.utils.data import Sampler
 
 
-class LabelledImage(NamedTuple):
-    """What a loader gives: one sample, or with a leading axis B a batch of them."""
-
-    image: Tensor
-    """(3, H, W), float32 and normalised for training, uint8 for evaluation."""
-    mask: Tensor
-    """(H, W), int64."""
-    name: str
-    """What the data set calls the sample."""
-    number: int
-    """Its index in the data set."""
+def seed_of(*numbers: int) -> int:
+    """A seed for the chance that belongs to `numbers`, such as (seed, epoch, index): unrelated for any other
+    numbers."""
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class TrainingSamples(Dataset[LabelledImage]):
-    """A data set seen through a random transform. It is asked for (epoch, index), since both decide what is drawn.
-
-    Args:
-        dataset: Where the samples come from.
-        transform: Of (image, mask); may use torch's global generator, which is seeded for the one sample and put back.
-        seed: The run's.
-    """
-
-    def __init__(self, dataset: SegmentationDataset, transform: nn.Module, *, seed: int) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> LabelledImage:
-        epoch, index = key
-        image, mask = self.dataset[index]
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed_of(self.seed, epoch, index))
-            # one byte a pixel is enough for 256 values, and eight times as fast to resize
-            image, mask = self.transform(image, tv_tensors.Mask(mask.to(torch.uint8)))
-        name = self.dataset.name(index)
-        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), name, index)
+@contextmanager
+def chance_of(*numbers: int) -> Iterator[None]:
+    """What torch draws within belongs to `numbers` alone; its generator is put back as it was."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed_of(*numbers))
+        yield
 
 
 class TrainingOrder(Sampler[tuple[int, int]]):
@@ -97,33 +68,29 @@ class TrainingOrder(Sampler[tuple[int, int]]):
             yield self.epoch, order[(step * self.batch_size + place * self.processes + self.rank) % self.length]
 
 
-class EvaluationSamples(Dataset[LabelledImage]):
-    """This process's share of a split, unchanged: image (3, H, W) uint8, mask (H, W).
+class Share:
+    """One process's share of a split in evaluation.
 
     Every process gets equally many samples, since processes wait for each other at every step. Where that takes one
-    sample more than there are, it has a mask that is ignored all over and no name, so that nothing is counted twice.
+    sample more than there are, a process gets the first one again, which doesn't count.
 
     Args:
-        dataset: Where the samples come from.
+        length: Of the split.
         rank: Number of this process.
         processes: How many share the split.
     """
 
-    def __init__(self, dataset: SegmentationDataset, *, rank: int = 0, processes: int = 1) -> None:
-        self.dataset = dataset
+    def __init__(self, length: int, *, rank: int = 0, processes: int = 1) -> None:
+        self.length = length
         self.rank = rank
         self.processes = processes
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.processes)
+        return -(-self.length // self.processes)
 
-    def __getitem__(self, position: int) -> LabelledImage:
-        index = position * self.processes + self.rank
-        if position >= len(self):
+    def __getitem__(self, position: int) -> tuple[int, bool]:
+        """The index of the sample at a position of the share, and whether it counts."""
+        if not 0 <= position < len(self):
             raise IndexError(position)
-        if index >= len(self.dataset):
-            image, mask = self.dataset[0]
-            ignored = torch.full_like(mask, IGNORE_INDEX).as_subclass(Tensor)
-            return LabelledImage(image.as_subclass(Tensor), ignored, "", 0)
-        image, mask = self.dataset[index]
-        return LabelledImage(image.as_subclass(Tensor), mask.as_subclass(Tensor), self.dataset.name(index), index)
+        index = position * self.processes + self.rank
+        return (index, True) if index < self.length else (0, False)

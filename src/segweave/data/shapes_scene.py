@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segweave.data.dataset import Colour
-from segweave.losses import IGNORE_INDEX
+from segweave.data.colours import Colour
+from segweave.networks.losses import IGNORE_INDEX
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]

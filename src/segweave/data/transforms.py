@@ -4,13 +4,10 @@ always together."""
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-
-from segweave.losses import IGNORE_INDEX
 
 
 class RandomScale(v2.Transform):
@@ -55,51 +52,6 @@ class RandomScale(v2.Transform):
         return tv_tensors.wrap(resized[0], like=inpt)
 
 
-def training_transform(
-    *,
-    crop_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    scale_range: tuple[float, float] = (0.5, 2.0),
-    flip_probability: float = 0.5,
-    brightness: float = 0.0,
-    short_edges: Sequence[int] | None = None,
-) -> nn.Module:
-    """The augmentation of training: scale, crop, flip, brightness, then normalisation.
-
-    Args:
-        crop_size: (height, width) of the result in pixels. What the scaled image lacks is padded: `mean` in the image,
-            255 in the mask.
-        mean: (red, green, blue) to subtract, for intensities in [0, 1].
-        std: (red, green, blue) to divide by.
-        scale_range: The range of the random scale.
-        flip_probability: Of mirroring left to right.
-        brightness: The image is multiplied by a factor from [1 - brightness, 1 + brightness].
-        short_edges: Lengths in pixels, each as likely as the others: the image's short edge is resized to one of them
-            before the random scale (FPT, Section 4.2: {269, 369, 469, 569} for ADE20K). None for its own.
-
-    Returns:
-        A transform of (image, mask): (3, H, W) uint8 and (H, W) to (3, *crop_size) float32 and (*crop_size).
-    """
-    padding = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORE_INDEX}
-    # brightness comes first, so that it doesn't change the padding
-    steps: list[nn.Module] = [v2.ColorJitter(brightness=brightness)] if brightness else []
-    steps += [
-        RandomScale(scale_range, short_edges),
-        v2.RandomCrop(crop_size, pad_if_needed=True, fill=padding),
-        v2.RandomHorizontalFlip(flip_probability),
-    ]
-    return v2.Compose(
-        [*steps, v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(mean, std)]
-    )
-
-
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(..., 3, H, W) uint8 -> float32, with `mean` subtracted and divided by `std`, both for intensities in [0, 1]."""
     return v2.functional.normalize(v2.functional.to_dtype(image, torch.float32, scale=True), list(mean), list(std))
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed for the chance that belongs to `numbers`, such as (seed, epoch, index): unrelated for any other
-    numbers."""
-    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)

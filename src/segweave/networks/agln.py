@@ -28,10 +28,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import BatchNorm2d, ConvNormAct, resize_like
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpn import Laterals, PyramidHead
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.layers import BatchNorm2d, ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork
 
 # Shapes: B images, C channels of the decoder, N semantic descriptors, h x w the size of the map that is aggregated,
 # H x W the size of a decoder stage
@@ -40,7 +40,7 @@ STAGES = ("res4", "res3", "res2")
 """The encoder maps that the decoder's stages after the first take in, from coarse to fine."""
 
 
-class AGLN(SemanticNetwork):
+class AGLN(SegmentationNetwork):
     """Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
 
     The defaults are the paper's best network, the dense decoder of Table VII. Every row of Tables IV to VIII is an

@@ -10,14 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork
 
 # Shapes: B images, C channels of res5, h x w its size
 
 
-class DeepLabV3(SemanticNetwork):
+class DeepLabV3(SegmentationNetwork):
     """DeepLabv3.
 
     Args:

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork
 
 
-class FCN(SemanticNetwork):
+class FCN(SegmentationNetwork):
     """Fully convolutional network.
 
     Args:

@@ -17,13 +17,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
+from segweave.networks.backbones import Backbone
 from segweave.networks.fcn import FullyConvolutionalHead
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork
 
 
-class FPN(SemanticNetwork):
+class FPN(SegmentationNetwork):
     """Feature pyramid network.
 
     Args:

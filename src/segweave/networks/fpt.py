@@ -24,8 +24,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, DropBlock2d, pyramid_convolution, resize_like
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpt_transformers import (
     GroundingTransformer,
     LocalGroundingTransformer,
@@ -36,7 +35,8 @@ from segweave.networks.fpt_transformers import (
     Weighing,
     check_known,
 )
-from segweave.networks.semantic import SemanticNetwork, position_of
+from segweave.networks.layers import ConvNormAct, DropBlock2d, pyramid_convolution, resize_like
+from segweave.networks.network import SegmentationNetwork, position_of
 from segweave.networks.ufp import PyramidHead, PyramidName, make_pyramid
 from segweave.ops.mixture_of_softmaxes import Similarity
 
@@ -46,7 +46,7 @@ from segweave.ops.mixture_of_softmaxes import Similarity
 Grounding = Literal["local", "global", "none"]
 
 
-class FPT(SemanticNetwork):
+class FPT(SegmentationNetwork):
     """Feature Pyramid Transformer for semantic segmentation (Section 3.5).
 
     Every row of Table 4, and those of Table 5 with FPT, is an argument (`recipes/fpt`); UFP is the network without it.

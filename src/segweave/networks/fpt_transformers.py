@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segweave.layers import ConvNormAct, resize_like
+from segweave.networks.layers import ConvNormAct, resize_like
 from segweave.ops.local_mixture_of_softmaxes import local_mixture_of_softmaxes, local_mixture_weights_at
 from segweave.ops.mixture_of_softmaxes import (
     Similarity,

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from segweave.backbones import Backbone
-from segweave.layers import pyramid_convolution, resize_like
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import FeaturePyramidTransformer, Grounding
 from segweave.networks.fpt_transformers import Normaliser, Scaling, check_known
+from segweave.networks.layers import pyramid_convolution, resize_like
 from segweave.ops.mixture_of_softmaxes import Similarity
 
 # Shapes: B images, C_i channels of the backbone's i-th map, D of a level, H_i x W_i their size

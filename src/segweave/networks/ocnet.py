@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
-from segweave.losses import pixel_cross_entropy
+from segweave.networks.backbones import Backbone
 from segweave.networks.fcn import FullyConvolutionalHead
-from segweave.networks.semantic import SemanticNetwork, position_of
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.losses import pixel_cross_entropy
+from segweave.networks.network import SegmentationNetwork, position_of
 
 # Shapes: B images, C channels of the reduced map, D of query, key and value, K classes, N = h w positions
 
 
-class OCNet(SemanticNetwork):
+class OCNet(SegmentationNetwork):
     """Object context network.
 
     Args:

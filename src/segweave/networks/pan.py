@@ -13,7 +13,7 @@ open, and how we read it:
   weights, and was measured to train better (docs/results.md).
 - The logits are a 1x1 convolution of the last GAU's output.
 - The batch norm of a globally pooled map needs more than one image: with one, it uses its running statistics
-  (`segweave.layers.BatchNorm2d`), so that PAN trains at batch size 1.
+  (`segweave.networks.layers.BatchNorm2d`), so that PAN trains at batch size 1.
 """
 
 from typing import ClassVar, Literal
@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
 from segweave.errors import InputError
-from segweave.layers import ConvNormAct, resize_like
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork
 
 # Shapes: B images, C channels of res5, D decoder channels, A attention channels, h x w the size of res5
 
 
-class PAN(SemanticNetwork):
+class PAN(SegmentationNetwork):
     """Pyramid Attention Network (Section 3.3, Figure 2): backbone, Feature Pyramid Attention, Global Attention Upsample
     modules.
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
-from segweave.losses import pixel_cross_entropy
+from segweave.networks.backbones import Backbone
 from segweave.networks.fcn import FullyConvolutionalHead
-from segweave.networks.semantic import SemanticNetwork
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.losses import pixel_cross_entropy
+from segweave.networks.network import SegmentationNetwork
 
 # Shapes: B images, C channels of res5, K classes, h x w its size
 
 
-class PSPNet(SemanticNetwork):
+class PSPNet(SegmentationNetwork):
     """Pyramid scene parsing network.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segweave.layers import BatchNorm2d, ConvNormAct, resize_like
+from segweave.networks.layers import BatchNorm2d, ConvNormAct, resize_like
 
 # Shapes: B images, C channels of res5, D of a level, h x w their size
 

@@ -29,11 +29,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
-from segweave.losses import boundary_cross_entropy, boundary_mask, pixel_cross_entropy
+from segweave.networks.backbones import Backbone
 from segweave.networks.fcn import FullyConvolutionalHead
-from segweave.networks.semantic import SemanticNetwork, position_of
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.losses import boundary_cross_entropy, boundary_mask, pixel_cross_entropy
+from segweave.networks.network import SegmentationNetwork, position_of
 from segweave.ops.region_attention import region_attention_from
 from segweave.ops.region_interaction import (
     are_representatives,
@@ -61,7 +61,7 @@ class Regions(NamedTuple):
     """The representative score J of each pixel, (B, P)."""
 
 
-class RANet(SemanticNetwork):
+class RANet(SegmentationNetwork):
     """Region Attention Network (Sections 3 and 4, Figure 1).
 
     Every region-wise row of Table 1, and of Table 2 and Section 5.1, is an argument (`recipes/ranet`); the coarse row

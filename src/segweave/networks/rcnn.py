@@ -27,7 +27,6 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import resize_boxes
 
-from segweave.backbones import Backbone
 from segweave.errors import InputError
 from segweave.networks.augmented_head import (
     AdaptiveFeaturePooling,
@@ -35,9 +34,11 @@ from segweave.networks.augmented_head import (
     FullyConnectedFusion,
     HeavierBoxHead,
 )
+from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import Grounding
 from segweave.networks.fpt_transformers import Normaliser, Scaling
 from segweave.networks.necks import NeckName, make_neck
+from segweave.networks.network import Labelling
 from segweave.networks.rcnn_parts import (
     BoxPredictor,
     MaskPredictor,
@@ -48,7 +49,6 @@ from segweave.networks.rcnn_parts import (
     paste_cut_masks,
     paste_masks,
 )
-from segweave.networks.semantic import Labelling
 from segweave.ops.mixture_of_softmaxes import Similarity
 
 # Shapes: B images, N objects of an image, R boxes of all images, K classes
@@ -134,7 +134,7 @@ class DetectionNetwork(nn.Module, ABC):
         """
 
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """The context that the network used, by name, for pictures; see `SemanticNetwork.explain`.
+        """The context that the network used, by name, for pictures; see `SegmentationNetwork.explain`.
 
         Args:
             images: (1, 3, H, W), normalised.

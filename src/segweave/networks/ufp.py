@@ -10,18 +10,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from segweave.backbones import Backbone
-from segweave.layers import ConvNormAct, resize_like
+from segweave.networks.backbones import Backbone
+from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import SegmentationNetwork, position_of
 from segweave.networks.ocnet import ObjectContextPooling
 from segweave.networks.pyramids import AtrousPyramid, PooledPyramid, UnscathedFeaturePyramid
-from segweave.networks.semantic import SemanticNetwork, position_of
 
 # Shapes: B images, D channels of a level, K classes, h x w the size of all levels
 
 PyramidName = Literal["ufp", "ppm", "aspp"]
 
 
-class UFP(SemanticNetwork):
+class UFP(SegmentationNetwork):
     """A pyramid, its levels concatenated, and a head.
 
     Args:

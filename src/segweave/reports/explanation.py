@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from segweave.data.dataset import Colour
-from segweave.losses import IGNORE_INDEX
+from segweave.data.colours import Colour
+from segweave.networks.losses import IGNORE_INDEX
 from segweave.reports.pictures import (
     dotted,
     heat_colours,

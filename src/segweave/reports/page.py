@@ -14,11 +14,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from segweave.data.dataset import Colour
+from segweave.data.colours import Colour
 from segweave.errors import InputError
-from segweave.evaluation.confusion import class_iou
 from segweave.files import written_whole
-from segweave.losses import IGNORE_INDEX
+from segweave.networks.losses import IGNORE_INDEX
 from segweave.reports.charts import (
     HOVER_CLASSES,
     Line,
@@ -36,6 +35,7 @@ from segweave.reports.pictures import (
     difference,
     palette_png,
 )
+from segweave.segmentation.confusion import class_iou
 
 PICTURE_WIDTH = 640
 SHARP_WIDTH = 320

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segweave.data.dataset import Colour
+from segweave.data.colours import Colour
 from segweave.errors import InputError
-from segweave.losses import IGNORE_INDEX
+from segweave.networks.losses import IGNORE_INDEX
 
 IGNORE_COLOUR: Colour = (214, 214, 214)
 """Pixels that no metric counts, in every picture."""

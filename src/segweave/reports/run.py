@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from segweave.data.dataset import SegmentationDataset
-from segweave.data.instances import InstanceDataset
 from segweave.data.transforms import normalise
+from segweave.detection.average_precision import DetectionResult
+from segweave.detection.dataset import DetectionDataset
+from segweave.detection.page import DetectionExample, write_detection_report
+from segweave.detection.pictures import Objects, objects_of
 from segweave.devices import choose_device
-from segweave.evaluation.average_precision import DetectionResult
-from segweave.evaluation.evaluator import SegmentationResult, worst_and_best
-from segweave.evaluation.inference import Inference
+from segweave.networks.network import SegmentationNetwork
 from segweave.networks.rcnn import DetectionNetwork
-from segweave.networks.semantic import SemanticNetwork
-from segweave.reports.detection_page import DetectionExample, write_detection_report
-from segweave.reports.detections import Objects, objects_of
 from segweave.reports.page import ExamplePicture, write_report
+from segweave.segmentation.dataset import SegmentationDataset
+from segweave.segmentation.evaluation import SegmentationResult, worst_and_best
+from segweave.segmentation.inference import Inference
 
 EXAMPLES = 4
 """How many of the best and how many of the worst images are shown."""
@@ -28,7 +28,7 @@ EXAMPLES = 4
 
 def report_run(
     run: Path,
-    network: SemanticNetwork,
+    network: SegmentationNetwork,
     dataset: SegmentationDataset,
     result: SegmentationResult,
     inference: Inference,
@@ -79,7 +79,7 @@ def report_run(
 def report_detection_run(
     run: Path,
     network: DetectionNetwork,
-    dataset: InstanceDataset,
+    dataset: DetectionDataset,
     result: DetectionResult,
     predictions: Sequence[Mapping[str, Any]],
     configuration: Mapping[str, Any],
@@ -156,7 +156,7 @@ def _per_cent(value: float) -> str:
 
 @torch.inference_mode()
 def _example(
-    network: SemanticNetwork, dataset: SegmentationDataset, index: int, score: float, inference: Inference
+    network: SegmentationNetwork, dataset: SegmentationDataset, index: int, score: float, inference: Inference
 ) -> ExamplePicture:
     image, mask = dataset[index]
     device = next(network.parameters()).device
@@ -172,7 +172,7 @@ def _example(
 
 
 def _detection_example(
-    dataset: InstanceDataset, index: int, score: float, predictions: Sequence[Mapping[str, Any]], masks: bool
+    dataset: DetectionDataset, index: int, score: float, predictions: Sequence[Mapping[str, Any]], masks: bool
 ) -> DetectionExample:
     image, target = dataset[index]
     image_id = dataset.image_id(index)

@@ -12,11 +12,11 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from segweave.detection.choices import ObjectSizes, anchor_sizes, detections_per_image
 from segweave.devices import choose_device
 from segweave.errors import InputError, plain_message
-from segweave.models import DETECTION_NETWORKS, SEMANTIC_NETWORKS, check_options
+from segweave.models import DETECTION_NETWORKS, SEGMENTATION_NETWORKS, check_options
 from segweave.saving import widths_of
-from segweave.training.objects import ObjectSizes, anchor_sizes, detections_per_image
 
 LARGEST_CROP = {"cpu": 320, "cuda": 512}
 """Pixels a side. 512 is the crop of PAN's ablations (Section 4.1); on a CPU a run should take minutes, not days."""
@@ -151,7 +151,7 @@ class RunConfiguration:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = [*SEMANTIC_NETWORKS, *DETECTION_NETWORKS]
+        known = [*SEGMENTATION_NETWORKS, *DETECTION_NETWORKS]
         if self.model not in known:
             raise InputError(f"unknown model {self.model!r}: expected one of {', '.join(known)}")
         check_options(self.model, self.options)

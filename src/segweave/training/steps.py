@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from segweave.data.loading import TrainingOrder
-from segweave.data.transforms import seed_of
+from segweave.data.loading import TrainingOrder, seed_of
 from segweave.errors import TrainingError
 from segweave.training.configuration import RunConfiguration
 

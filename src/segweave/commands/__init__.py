@@ -1,0 +1,1 @@
+"""The commands, one a file: each is a Python function and what `segweave COMMAND` runs."""

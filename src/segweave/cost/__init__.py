@@ -1,0 +1,1 @@
+"""What networks cost, beside what the papers print."""

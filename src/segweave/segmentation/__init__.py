@@ -1,0 +1,1 @@
+"""Segmentation: all that labelling pixels needs. Its rooms have the same names as those of `segweave.detection`."""
