@@ -18,8 +18,7 @@ from segweave.models import (
     list_models,
     model_options,
 )
-from segweave.networks.network import SegmentationNetwork
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 
 
 class TestListModels:

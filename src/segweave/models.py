@@ -14,18 +14,28 @@ from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.fpn import FPN
 from segweave.networks.fpt import FPT
-from segweave.networks.network import SegmentationNetwork
+from segweave.networks.network import DetectionNetwork, Network, SegmentationNetwork
 from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
-from segweave.networks.rcnn import DetectionNetwork, FasterRCNN, MaskRCNN
+from segweave.networks.rcnn import FasterRCNN, MaskRCNN
 from segweave.networks.ufp import UFP
+
+__all__ = [
+    "DETECTION_NETWORKS",
+    "NETWORKS",
+    "SEGMENTATION_NETWORKS",
+    "Network",
+    "check_options",
+    "create_model",
+    "list_models",
+    "model_options",
+]
 
 Task = Literal["semantic", "detection", "instance"]
 SemanticName = Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"]
 DetectionName = Literal["faster_rcnn", "mask_rcnn"]
-Network = SegmentationNetwork | DetectionNetwork
 
 SEGMENTATION_NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "fcn": FCN,
@@ -46,7 +56,7 @@ NETWORKS: dict[str, type[Network]] = {**SEGMENTATION_NETWORKS, **DETECTION_NETWO
 _NAMES: dict[Task, list[str]] = {
     "semantic": list(SEGMENTATION_NETWORKS),
     "detection": list(DETECTION_NETWORKS),
-    "instance": ["mask_rcnn"],
+    "instance": [name for name, network_class in DETECTION_NETWORKS.items() if network_class.has_masks],
 }
 
 
@@ -105,7 +115,7 @@ def create_model(
     network_class = NETWORKS.get(name)
     if network_class is None:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
-    most = 255 if name in SEGMENTATION_NETWORKS else None  # 255 means "ignore" in a mask
+    most = network_class.most_classes
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
     network_options = check_options(name, options) if options else {}

@@ -15,8 +15,7 @@ from segweave.devices import choose_device, require_processes
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.network import SegmentationNetwork
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 from segweave.saving import load
 from segweave.segmentation.confusion import defined
 from segweave.segmentation.dataset import SegmentationDataset

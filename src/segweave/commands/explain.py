@@ -17,8 +17,7 @@ from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import NETWORKS, Network
-from segweave.networks.network import SegmentationNetwork
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 from segweave.reports.explanation import explanation_sheet
 from segweave.saving import load
 from segweave.segmentation.inference import SMALLEST_SIDE

@@ -20,7 +20,7 @@ from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, evaluating
 from segweave.reports.pictures import overlay, palette_png, with_legend
 from segweave.saving import load
 from segweave.segmentation.inference import Inference
@@ -86,9 +86,8 @@ def segment(
     device = next(network.parameters()).device
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(device)
     inference = Inference(tuple(scales), flip, window, labelling.short_edge)
-    training = network.training
-    scores = inference(network.eval(), normalise(pixels, network.backbone.mean, network.backbone.std))[0]
-    network.train(training)
+    with evaluating(network):
+        scores = inference(network, normalise(pixels, network.backbone.mean, network.backbone.std))[0]
     return Prediction(
         image=picture,
         mask=scores.argmax(dim=0).to(torch.uint8).cpu().numpy(),

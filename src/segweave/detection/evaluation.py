@@ -21,7 +21,7 @@ from segweave.detection.average_precision import (
 from segweave.detection.dataset import DetectionDataset
 from segweave.detection.samples import DetectionBatch, DetectionEvaluationSamples, collate
 from segweave.devices import choose_device
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork
 from segweave.segmentation.confusion import defined
 from segweave.segmentation.evaluation import create_trainer
 

@@ -18,7 +18,7 @@ from segweave.detection.pictures import draw_detections
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, evaluating
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -118,9 +118,8 @@ def as_intensities(picture: NDArray[np.uint8], network: DetectionNetwork) -> tor
 
 def _found(network: DetectionNetwork, picture: NDArray[np.uint8], score: float) -> dict[str, torch.Tensor]:
     """What the network finds in (H, W, 3) with a score at least as high, on the CPU; masks are bool."""
-    training = network.training
-    (found,) = network.eval().find([as_intensities(picture, network)], score=score)
-    network.train(training)
+    with evaluating(network):
+        (found,) = network.find([as_intensities(picture, network)], score=score)
     return {name: values.cpu() for name, values in found.items()}
 
 

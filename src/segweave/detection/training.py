@@ -15,7 +15,7 @@ from segweave.detection.dataset import DetectionDataset
 from segweave.detection.evaluation import DetectionEvaluator, EvaluatedDetections, evaluate_detector
 from segweave.detection.samples import DetectionBatch, DetectionTrainingSamples, collate, training_transform
 from segweave.errors import InputError
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork
 from segweave.reports.run import report_detection_run
 from segweave.task import FinishedRun, Task
 from segweave.training.configuration import RunConfiguration

@@ -15,7 +15,6 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 - Masks are pasted into the image to the fraction of a pixel.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -38,7 +37,7 @@ from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import Grounding
 from segweave.networks.fpt_transformers import Normaliser, Scaling
 from segweave.networks.necks import NeckName, make_neck
-from segweave.networks.network import Labelling
+from segweave.networks.network import DetectionNetwork
 from segweave.networks.rcnn_parts import (
     BoxPredictor,
     MaskPredictor,
@@ -62,85 +61,6 @@ BOX_SIZE, MASK_SIZE = 7, 14
 
 ANCHORS_PER_IMAGE = 256
 """How many anchors of an image the region proposals are trained on, half of them on objects if there are so many."""
-
-
-class DetectionNetwork(nn.Module, ABC):
-    """A network that detects objects: a backbone, a pyramid, heads.
-
-    Args:
-        backbone: The source of the feature maps.
-        num_classes: K, the number of classes, without the background.
-
-    Attributes:
-        default_output_stride: The stride that the network's paper gives its backbone.
-        recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
-        labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
-        detections_per_image: How many objects it finds in an image at most.
-    """
-
-    default_output_stride: ClassVar[int] = 32
-    recipe: dict[str, Any]
-    labelling: Labelling | None = None
-
-    def __init__(self, *, backbone: Backbone, num_classes: int, detections_per_image: int = 100) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.detections_per_image = detections_per_image
-
-    @abstractmethod
-    def forward(
-        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """In training computes the losses, in evaluation detects objects.
-
-        Args:
-            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up. In evaluation they are resized as
-                `labelling` says, in training not.
-            targets: In training, for each image `boxes` (N, 4), float32, XYXY in pixels, of some width and height,
-                `labels` (N,), int64, 1 to K, and for masks `masks` (N, H, W), uint8. N may be 0. Groups of objects
-                (`iscrowd`) aren't told apart: they should be left out. In evaluation targets don't matter.
-
-        Returns:
-            In training the losses by name, already weighted: their sum is the training loss. In evaluation for each
-            image `boxes` (N, 4), XYXY in its own pixels, `labels` (N,), 1 to K, `scores` (N,), falling, and for masks
-            `masks` (N, 1, H, W) in [0, 1].
-
-        Raises:
-            InputError: In training, an object has no area, or its label is none of 1 to K.
-        """
-
-    @abstractmethod
-    def find(self, images: list[Tensor], *, score: float = 0.0) -> list[dict[str, Tensor]]:
-        """Detects objects, in evaluation mode, as `forward` does, in a fraction of the memory where images are large.
-
-        Args:
-            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up.
-            score: Objects of lower scores are left out before their masks are made.
-
-        Returns:
-            What `forward` gives, but `masks` are bool: whether they are above a half.
-        """
-
-    @abstractmethod
-    def prepared(self, image: Tensor) -> Tensor:
-        """An image as the network sees it in evaluation, without the padding of a batch.
-
-        Args:
-            image: (3, H, W), float32 in [0, 1].
-
-        Returns:
-            (1, 3, h, w), normalised, resized as `labelling` says: what `explain` takes.
-        """
-
-    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """The context that the network used, by name, for pictures; see `SegmentationNetwork.explain`.
-
-        Args:
-            images: (1, 3, H, W), normalised.
-            at: A pixel (x, y) of the images.
-        """
-        return {}
 
 
 class FasterRCNN(DetectionNetwork):
@@ -182,8 +102,6 @@ class FasterRCNN(DetectionNetwork):
     Raises:
         ValueError: There aren't five sizes of anchors, a number isn't positive, or as in the pyramid.
     """
-
-    has_masks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -296,7 +214,7 @@ class FasterRCNN(DetectionNetwork):
         return self._detections(images, paste_cut_masks, score)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""
+        """(3, H, W) -> (1, 3, h, w); see `Network.prepared`."""
         preparation = self._preparation().eval()
         resized, _ = preparation.resize(preparation.normalize(image))
         return resized[None]

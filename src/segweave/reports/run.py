@@ -15,8 +15,7 @@ from segweave.detection.dataset import DetectionDataset
 from segweave.detection.page import DetectionExample, write_detection_report
 from segweave.detection.pictures import Objects, objects_of
 from segweave.devices import choose_device
-from segweave.networks.network import SegmentationNetwork
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 from segweave.reports.page import ExamplePicture, write_report
 from segweave.segmentation.dataset import SegmentationDataset
 from segweave.segmentation.evaluation import SegmentationResult, worst_and_best
