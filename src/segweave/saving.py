@@ -1,6 +1,5 @@
 """Saving a trained network and loading it again: tensors in safetensors, the rest in JSON, nothing pickled."""
 
-import inspect
 import json
 import os
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.models import DETECTION_NETWORKS, Network, create_model
+from segweave.models import DETECTION_NETWORKS, Network, create_model, model_options
 from segweave.networks.network import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
@@ -141,9 +140,8 @@ def widths_of(run: str | os.PathLike[str]) -> dict[str, int]:
     configuration = _read_configuration(_model_folder(run))
     if configuration["model"] not in DETECTION_NETWORKS:
         return {}
-    usual = inspect.signature(DETECTION_NETWORKS[configuration["model"]]).parameters
-    names = ("channels", "head_channels")
-    return {name: configuration["options"].get(name, usual[name].default) for name in names}
+    usual = model_options(configuration["model"])
+    return {name: configuration["options"].get(name, usual[name]) for name in ("channels", "head_channels")}
 
 
 def require_model(run: str | os.PathLike[str]) -> Path:

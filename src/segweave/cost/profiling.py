@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segweave.cost.activation_memory import peak_activation_bytes
-from segweave.cost.detector_cost import countable
 from segweave.cost.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
 from segweave.devices import choose_device
 from segweave.errors import InputError
@@ -231,7 +230,7 @@ def _profile_without_running(network: Network, size: tuple[int, int], batch: int
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(batch, 3, *size).contiguous(memory_format=torch.channels_last)
-        counted = countable(network)
+        counted = network.countable()
         multiply_adds = count_multiply_adds(counted, images[:1])
         kept = peak_activation_bytes(counted, images)
         with evaluating(network), torch.no_grad():
@@ -252,7 +251,7 @@ def profile_network(
     """
     device = next(network.parameters()).device
     images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    counted = countable(network)
+    counted = network.countable()
     statistics_before = [buffer.clone() for buffer in network.buffers()]
     try:
         with evaluating(network):

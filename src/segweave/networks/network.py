@@ -39,12 +39,20 @@ class Labelling:
     category_ids: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options that go together, and travel to the part that they are for in one.
+
+    Where one is the default of an argument that makes a network, each of its fields is an option of
+    `segweave.create_model`, of that name and with that default.
+    """
+
+
 class Network(nn.Module, ABC):
     """A network for dense prediction: a backbone, the context of its paper, a head.
 
-    A class whose parts are built before it has a class method `build`, which takes a backbone, the number of classes
-    and options as the constructor of any other class does. An argument whose default is a dataclass stands for the
-    fields of it: each is an option of `segweave.create_model`.
+    A class that takes finished parts has a class method `build` beside its constructor, which makes them from a
+    backbone, the number of classes and options.
 
     Args:
         backbone: The source of the feature maps.
@@ -95,6 +103,14 @@ class Network(nn.Module, ABC):
             InputError: The images have no such pixel.
         """
         return {}
+
+    def countable(self) -> nn.Module:
+        """What is counted as the network's cost: modules of its own that cost the same for all images of a size.
+
+        Returns:
+            (B, 3, H, W) to anything: the network itself, unless what it computes depends on what it finds.
+        """
+        return self
 
 
 class SegmentationNetwork(Network):
