@@ -1,7 +1,6 @@
 """What is chosen for a run that finds objects where its settings leave it open, much of it by the objects of the training
 split: how large they are, and how many an image holds."""
 
-import inspect
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from segweave.detection.dataset import DetectionDataset
 from segweave.errors import InputError
-from segweave.models import NETWORKS
+from segweave.models import NETWORKS, model_options
 from segweave.networks.network import DetectionNetwork
 from segweave.saving import saved_recipe
 from segweave.training.configuration import Choices, chosen_short_edge
@@ -170,5 +169,5 @@ def _widths_of(run: str) -> dict[str, int]:
     model, options = saved_recipe(run)
     if not issubclass(NETWORKS[model], DetectionNetwork):
         return {}
-    usual = inspect.signature(NETWORKS[model]).parameters
-    return {name: options.get(name, usual[name].default) for name in ("channels", "head_channels")}
+    usual = model_options(model)
+    return {name: options.get(name, usual[name]) for name in ("channels", "head_channels")}
