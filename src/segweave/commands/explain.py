@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segweave.commands.predict import Prediction, checked_targets, segment
 from segweave.data.images import read_image
+from segweave.detection.pictures import detection_heading
 from segweave.detection.prediction import Detections, as_intensities, detect
 from segweave.devices import choose_device
 from segweave.errors import InputError
@@ -19,9 +20,10 @@ from segweave.files import written_whole
 from segweave.models import NETWORKS, Network
 from segweave.networks.network import SegmentationNetwork
 from segweave.networks.rcnn import DetectionNetwork
-from segweave.reports.explanation import explanation_sheet
+from segweave.reports.explanation import Heading, explanation_sheet
 from segweave.saving import load
 from segweave.segmentation.inference import SMALLEST_SIDE
+from segweave.segmentation.pictures import segmentation_heading
 
 
 def explain(
@@ -68,10 +70,7 @@ def explain(
         arrays: dict[str, Any] = {name: explained[name] for name in chosen}
         sheet = explanation_sheet(
             arrays,
-            image=prediction.image,
-            predicted=prediction.mask if isinstance(prediction, Prediction) else prediction.picture(),
-            classes=prediction.classes,
-            palette=prediction.palette,
+            heading=_heading(prediction),
             title=f"{source.name}  ·  {network.recipe['model']}, {network.recipe['backbone']}",
             at=at,
             of_pixel=of_pixel,
@@ -82,6 +81,12 @@ def explain(
             with written_whole(_maps_path(target)) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **arrays)
     return list(targets)
+
+
+def _heading(prediction: Prediction | Detections) -> Heading:
+    if isinstance(prediction, Prediction):
+        return segmentation_heading(prediction.image, prediction.mask, prediction.classes, prediction.palette)
+    return detection_heading(prediction.image, prediction.objects, prediction.classes, prediction.palette)
 
 
 @torch.inference_mode()

@@ -151,10 +151,7 @@ def _example(example: DetectionExample, classes: Sequence[str], palette: Sequenc
     scale = PICTURE_WIDTH / width if width > PICTURE_WIDTH else None
 
     def drawn(objects: Objects) -> Image.Image:
-        boxes, labels, scores, masks, crowd = objects
-        return draw_detections(
-            example.image, boxes, labels, scores, masks, classes, palette, SHOWN_SCORE, crowd=crowd, scale=scale
-        )
+        return draw_detections(example.image, objects, classes, palette, SHOWN_SCORE, scale)
 
     prediction, truth = drawn(example.prediction), drawn(example.truth)
     image = Image.fromarray(example.image).resize(truth.size, Image.Resampling.LANCZOS)

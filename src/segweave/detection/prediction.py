@@ -14,7 +14,7 @@ from PIL import Image
 
 from segweave.data.images import ImageLike, to_array
 from segweave.detection.average_precision import coco_predictions
-from segweave.detection.pictures import draw_detections
+from segweave.detection.pictures import Objects, draw_detections
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
@@ -45,9 +45,14 @@ class Detections:
     classes: Sequence[str]
     palette: Sequence[tuple[int, int, int]]
 
+    @property
+    def objects(self) -> Objects:
+        """The objects without the image."""
+        return Objects(self.boxes, self.labels, self.scores, self.masks)
+
     def picture(self) -> Image.Image:
-        """The image with the objects drawn on it."""
-        return draw_detections(self.image, self.boxes, self.labels, self.scores, self.masks, self.classes, self.palette)
+        """The image with all of the objects drawn on it."""
+        return draw_detections(self.image, self.objects, self.classes, self.palette)
 
 
 @torch.inference_mode()
