@@ -1,6 +1,6 @@
 """Detection as a task: boxes of objects, and masks where a network gives any; AP decides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,11 @@ from segweave.task import EvaluationOptions, FinishedRun, PredictionOptions, Tas
 from segweave.training.configuration import Choices, RunConfiguration
 from segweave.training.settings import RunSettings
 
+DATASETS: dict[str, Callable[[Path, str], DetectionDataset]] = {
+    "coco": CocoDataset,
+}
+"""The data sets that have a name and lie in a folder, each made from (root, split)."""
+
 
 class Detection(Task[DetectionNetwork, DetectionDataset, DetectionResult]):
     """Boxes and masks of objects."""
@@ -34,7 +39,7 @@ class Detection(Task[DetectionNetwork, DetectionDataset, DetectionResult]):
     prediction_options = frozenset({"score"})
 
     def __init__(self) -> None:
-        self.datasets = {"coco": CocoDataset}
+        self.datasets = DATASETS
         self.drawn = {"shapes": ShapesDetectionDataset}
 
     def recognises(self, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Segmentation as a task: a class for each pixel; the mean IoU decides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,12 @@ from segweave.task import EvaluationOptions, FinishedRun, PredictionOptions, Tas
 from segweave.training.configuration import Choices, RunConfiguration
 from segweave.training.settings import RunSettings
 
+DATASETS: dict[str, Callable[[Path, str], SegmentationDataset]] = {
+    "folder": FolderDataset,
+    "camvid": CamVid,
+}
+"""The data sets that have a name and lie in a folder, each made from (root, split)."""
+
 
 class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationResult]):
     """Classes of pixels."""
@@ -41,7 +47,7 @@ class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationRe
     prediction_options = frozenset({"scales", "flip", "window", "coarse", "probabilities", "overlays"})
 
     def __init__(self) -> None:
-        self.datasets = {"folder": FolderDataset, "camvid": CamVid}
+        self.datasets = DATASETS
         self.drawn = {"shapes": ShapesSegmentationDataset}
 
     def recognises(self, folder: Path) -> bool:
