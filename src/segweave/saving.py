@@ -91,7 +91,8 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
         raise _not_its_weights(folder, configuration, error) from error
     network.labelling = labelling
     network.backbone.mean, network.backbone.std = tuple(configuration["mean"]), tuple(configuration["std"])
-    return network.to(device).eval()
+    network.to(device).eval()
+    return network
 
 
 def network_of(model: str | os.PathLike[str] | Network, *, device: str | torch.device = "cpu") -> Network:

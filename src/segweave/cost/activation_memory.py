@@ -19,7 +19,8 @@ def peak_activation_bytes(network: nn.Module, images: Tensor) -> int:
         network: Any that takes images; in training mode or not.
         images: (B, 3, H, W). Tensors of torch's fake mode are counted by the bytes that they would take.
     """
-    with _LiveMemory([*network.parameters(), *network.buffers(), images]) as memory:
+    memory = _LiveMemory([*network.parameters(), *network.buffers(), images])
+    with memory:
         logits = network(images)
     del logits  # until here it holds all that backward would need
     return memory.peak
@@ -33,7 +34,7 @@ class _LiveMemory(TorchDispatchMode):
     """
 
     def __init__(self, outside: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.live = 0
         self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in outside}

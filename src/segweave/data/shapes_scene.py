@@ -184,7 +184,7 @@ def _planes(colour: Colour) -> FloatArray:
 
 def _patches(random: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
     """How strongly another colour shows, (H, W), 0 to 0.9: patches that cover about a third of the picture."""
-    return np.clip(_noise(random, size, cells) * 3.2 - 1.7, 0, 0.9)
+    return np.asarray(np.clip(_noise(random, size, cells) * 3.2 - 1.7, 0, 0.9))
 
 
 def _sky(random: np.random.Generator, size: tuple[int, int]) -> FloatArray:
@@ -192,7 +192,7 @@ def _sky(random: np.random.Generator, size: tuple[int, int]) -> FloatArray:
     descent = np.clip(np.arange(size[0], dtype=np.float32) / (0.42 * size[0]), 0, 1)[:, None]
     clear = zenith + descent * (haze - zenith)
     clouds = _patches(random, size, (7, 4)) * random.random()
-    return clear + clouds * (_planes((248, 246, 242)) - clear)
+    return np.asarray(clear + clouds * (_planes((248, 246, 242)) - clear))
 
 
 _TEXTURES: dict[str, tuple[Colour, tuple[Colour, Colour], tuple[int, int], float]] = {
@@ -222,7 +222,7 @@ def _lay_out(random: np.random.Generator, size: tuple[int, int]) -> list[FloatAr
     columns = np.arange(width, dtype=np.float32)[None] + 0.5
 
     def wave(length: int, amplitude: float) -> FloatArray:
-        return (_noise(random, (1, length), (1, int(random.integers(4, 9))))[0] * 2 - 1) * amplitude
+        return np.asarray((_noise(random, (1, length), (1, int(random.integers(4, 9))))[0] * 2 - 1) * amplitude)
 
     def below(share: float) -> FloatArray:
         return rows - (share * height + wave(width, 0.035 * height))
@@ -346,11 +346,11 @@ def _inside(thing: _Thing, across: FloatArray, up: FloatArray) -> FloatArray:
         return width / 2 - np.sqrt(across**2 + (up - width / 2) ** 2)
     if thing.shape == "triangle":
         slant = np.sqrt(np.float32(1 + (width / (2 * height)) ** 2))
-        return np.minimum((width / 2 * (1 - up / height) - aside) / slant, up)
+        return np.asarray(np.minimum((width / 2 * (1 - up / height) - aside) / slant, up))
     if thing.shape == "tree":
         trunk = np.minimum(max(0.5, 0.07 * width) - aside, np.minimum(up, 0.6 * height - up))
-        return np.maximum(_crown(thing, across, up), trunk)
-    return np.minimum(width / 2 - aside, np.minimum(up, height - up))
+        return np.asarray(np.maximum(_crown(thing, across, up), trunk))
+    return np.asarray(np.minimum(width / 2 - aside, np.minimum(up, height - up)))
 
 
 def _crown(thing: _Thing, across: FloatArray, up: FloatArray) -> FloatArray:
@@ -373,7 +373,7 @@ def _surface(random: np.random.Generator, thing: _Thing, across: FloatArray, up:
         return np.where(crown, _planes((76, 128, 72)) + leaves, _planes((112, 86, 66))) * light
     body, band = (_planes(colour) for colour in COATS[thing.colour])
     stripe = np.clip((0.11 - np.abs(level - 0.45)) * thing.height + 0.5, 0, 1)
-    return (body + stripe * (band - body)) * light
+    return np.asarray((body + stripe * (band - body)) * light)
 
 
 def _draw_birds(random: np.random.Generator, canvas: Canvas) -> None:

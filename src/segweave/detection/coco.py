@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 from segweave.data.colours import default_palette
 from segweave.data.images import IMAGE_SUFFIXES, read_image
 from segweave.detection import coco_masks
-from segweave.detection.coco_annotations import Annotations, CocoImage, CocoObject, read_annotations
+from segweave.detection.coco_annotations import Annotations, CocoCategory, CocoImage, CocoObject, read_annotations
 from segweave.detection.dataset import DetectionDataset, DetectionSample, DetectionTarget, detection_target
 from segweave.errors import InputError
 
@@ -133,10 +133,6 @@ class CocoDataset(DetectionDataset):
     def ground_truth(self, *, masks: bool = True) -> dict[str, Any]:
         # pycocotools takes the id 0 for "no match"; the one annotation that may have it gets the next free one
         free = max((each.id for objects in self._objects.values() for each in objects), default=0) + 1
-        categories = [
-            {"id": each.id, "name": each.name, **({"supercategory": each.supercategory} if each.supercategory else {})}
-            for each in self._categories
-        ]
         annotations = [
             self._as_coco(image, each, each.id or max(free, 1), masks)
             for image in self.images
@@ -145,7 +141,7 @@ class CocoDataset(DetectionDataset):
         return {
             "images": [image._asdict() for image in self.images],
             "annotations": annotations,
-            "categories": categories,
+            "categories": [_category(each) for each in self._categories],
         }
 
     def run_lengths(self, image: CocoImage, found: CocoObject) -> coco_masks.IntArray:
@@ -191,24 +187,17 @@ class CocoDataset(DetectionDataset):
 
     def _existing_images(self, annotations: Annotations) -> list[CocoImage]:
         """The images whose files are there; each of the others is a problem, and files that aren't listed a warning."""
-        there = {
-            Path(folder, file).relative_to(self.image_folder).as_posix()
-            for folder, _, files in os.walk(self.image_folder, followlinks=True)
-            for file in files
-            if not file.startswith(".")
-        }
-        images = [image for image in annotations.images if image.file_name in there]
+        there = _files(self.image_folder)
         for image in annotations.images:
             if image.file_name not in there:
                 path = self.image_folder / image.file_name
                 self.problems.append(f"{path}: no such file: expected image {image.id} of {self.annotation_file}")
-        listed = {image.file_name for image in annotations.images}
-        unlisted = sorted(name for name in there - listed if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        if unlisted:
+        unlisted = sorted(there - {image.file_name for image in annotations.images})
+        if unlisted := [name for name in unlisted if Path(name).suffix.lower() in IMAGE_SUFFIXES]:
             names = ", ".join(unlisted[:5]) + (", ..." if len(unlisted) > 5 else "")
             what = f"{len(unlisted)} image{'s' if len(unlisted) > 1 else ''} not in {self.annotation_file}"
             self.warnings.append(f"{self.image_folder}: {what}: {names}")
-        return images
+        return [image for image in annotations.images if image.file_name in there]
 
     def _keep_objects(self, annotations: Annotations) -> bool:
         """Sorts the objects by image. Returns whether they have masks: all of them must, or none."""
@@ -242,6 +231,16 @@ class CocoDataset(DetectionDataset):
         return annotation
 
 
+def _files(folder: Path) -> set[str]:
+    """The files in a folder and in those within it, hidden ones aside."""
+    return {
+        Path(inner, file).relative_to(folder).as_posix()
+        for inner, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if not file.startswith(".")
+    }
+
+
 def locate(root: Path, split: str) -> tuple[Path, Path]:
     """The annotation file of a split, which exists, and the folder of its images, which may not.
 
@@ -258,6 +257,11 @@ def locate(root: Path, split: str) -> tuple[Path, Path]:
     if splits:
         raise InputError(f"{root}: no split {split!r}: expected one of {', '.join(splits)}")
     raise InputError(f"{root}: no instances: expected SPLIT/{_FILE} or annotations/instances_SPLIT.json")
+
+
+def _category(category: CocoCategory) -> dict[str, Any]:
+    named = {"id": category.id, "name": category.name}
+    return {**named, "supercategory": category.supercategory} if category.supercategory else named
 
 
 def _area(found: CocoObject, mask: coco_masks.IntArray) -> float:

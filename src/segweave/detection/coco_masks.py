@@ -154,7 +154,8 @@ def extent(lengths: IntArray, height: int) -> tuple[int, int, int, int]:
 
 
 def _draw(polygons: list[FloatArray], height: int, width: int) -> dict[str, Any]:
-    return coco_api.merge(coco_api.frPyObjects(polygons, height, width))
+    drawn: dict[str, Any] = coco_api.merge(coco_api.frPyObjects(polygons, height, width))
+    return drawn
 
 
 def _parse_polygon(value: Any) -> FloatArray:

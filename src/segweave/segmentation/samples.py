@@ -129,6 +129,6 @@ def training_transform(
         v2.RandomCrop(crop_size, pad_if_needed=True, fill=padding),
         v2.RandomHorizontalFlip(flip_probability),
     ]
-    return v2.Compose(
-        [*steps, v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(mean, std)]
-    )
+    steps += [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True), v2.Normalize(mean, std)]
+    transform: nn.Module = v2.Compose(steps)
+    return transform
