@@ -10,10 +10,6 @@ class InputError(ValueError):
     The command line prints it and exits with status 2; from Python it is an ordinary `ValueError`.
     """
 
-    def __init__(self, message: str) -> None:
-        # a process that loads data passes its errors on as text, with a traceback; the last line is what was raised
-        super().__init__(message.rsplit("InputError: ", 1)[-1].strip() if "Original Traceback" in message else message)
-
 
 class TrainingError(RuntimeError):
     """A training run can't go on. The message says at which step, and what is left of it. The command line prints it

@@ -4,12 +4,15 @@ What is random in a sample comes from (seed, epoch, index) alone, never from a w
 step sees the same data whatever the number of workers or processes, and after a resume.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from segweave.errors import InputError
 
 
 def seed_of(*numbers: int) -> int:
@@ -94,3 +97,47 @@ class Share:
             raise IndexError(position)
         index = position * self.processes + self.rank
         return (index, True) if index < self.length else (0, False)
+
+
+class _Guarded(Dataset[object]):
+    """Samples, or in place of one that can't be read the error that says so."""
+
+    def __init__(self, samples: Dataset[object]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        assert isinstance(self.samples, Sized)
+        return len(self.samples)
+
+    def __getitem__(self, key: Any) -> object:
+        try:
+            return self.samples[key]
+        except InputError as error:
+            return error
+
+
+class _Gathered:
+    """Samples to a batch; an error among them takes its place."""
+
+    def __init__(self, collate: Callable[[list[Any]], object]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[object]) -> object:
+        faults = [item for item in items if isinstance(item, InputError)]
+        return faults[0] if faults else self.collate(items)
+
+
+def loader_of(
+    samples: Dataset[object], collate: Callable[[list[Any]], object] | None = None, **options: Any
+) -> DataLoader[object]:
+    """A loader that gives the error of a sample that can't be read in place of its batch.
+
+    torch would pass it on from a process that loads data as the text of a traceback; whoever takes the batches raises
+    it instead (see `segweave.training.steps.EvaluationSteps`).
+
+    Args:
+        samples: Where the samples come from.
+        collate: From samples to a batch; None for torch's own way.
+        options: Of torch's `DataLoader`.
+    """
+    return DataLoader(_Guarded(samples), collate_fn=_Gathered(collate or default_collate), **options)

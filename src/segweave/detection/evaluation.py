@@ -1,13 +1,12 @@
 """Evaluation of a detector over a split, in one process or several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch.utils.data import DataLoader
-
+from segweave.data.loading import loader_of
 from segweave.detection.average_precision import DetectionResult, coco_predictions, evaluate_detections
 from segweave.detection.dataset import DetectionDataset
-from segweave.detection.samples import DetectionBatch, DetectionEvaluationSamples, DetectionItem, collate
+from segweave.detection.samples import DetectionBatch, DetectionEvaluationSamples, collate
 from segweave.networks.network import DetectionNetwork
 from segweave.task import Evaluator
 
@@ -34,12 +33,10 @@ class DetectionEvaluator(Evaluator[DetectionBatch, DetectionResult]):
         self._ground_truth: dict[str, Any] | None = None  # read once it is needed, and once for all validations
         self.start()
 
-    def loader(self, *, rank: int, processes: int, workers: int) -> DataLoader[DetectionItem]:
+    def loader(self, *, rank: int, processes: int, workers: int) -> Iterable[object]:
         """One image at a time, which takes the least memory."""
         samples = DetectionEvaluationSamples(self.dataset, rank=rank, processes=processes)
-        return DataLoader(
-            samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
-        )
+        return loader_of(samples, collate, batch_size=1, num_workers=workers, persistent_workers=workers > 0)
 
     def start(self) -> None:
         self._found: list[dict[str, Any]] = []

@@ -1,19 +1,19 @@
 """How well a split was segmented: one confusion matrix, and the figures that are read off it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from segweave.data.loading import loader_of
 from segweave.data.transforms import normalise
 from segweave.networks.network import SegmentationNetwork
 from segweave.results import Figure, Result
 from segweave.segmentation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from segweave.segmentation.dataset import SegmentationDataset
 from segweave.segmentation.inference import Inference
-from segweave.segmentation.samples import LabelledBatch, LabelledImage, SegmentationEvaluationSamples, collate
+from segweave.segmentation.samples import LabelledBatch, SegmentationEvaluationSamples, collate
 from segweave.task import Evaluator
 
 Measure = Callable[[Tensor, Sequence[str]], Figure]
@@ -100,12 +100,10 @@ class SegmentationEvaluator(Evaluator[LabelledBatch, SegmentationResult]):
         self.logits = network.coarse_logits if coarse else network
         self.start()
 
-    def loader(self, *, rank: int, processes: int, workers: int) -> DataLoader[LabelledImage]:
+    def loader(self, *, rank: int, processes: int, workers: int) -> Iterable[object]:
         """One image at a time, since their sizes differ."""
         samples = SegmentationEvaluationSamples(self.dataset, rank=rank, processes=processes)
-        return DataLoader(
-            samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
-        )
+        return loader_of(samples, collate, batch_size=1, num_workers=workers, persistent_workers=workers > 0)
 
     def start(self) -> None:
         count = len(self.dataset.classes)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from segweave.data.loading import TrainingOrder, seed_of
-from segweave.errors import TrainingError
+from segweave.data.loading import TrainingOrder, loader_of, seed_of
+from segweave.errors import InputError, TrainingError
 from segweave.results import Result
 from segweave.task import Evaluator, Lessons
 from segweave.training.configuration import RunConfiguration
@@ -45,6 +45,11 @@ class EvaluationSteps(lightning.LightningModule, Generic[ResultT]):
     def val_dataloader(self) -> Any:
         rank, processes = self.trainer.global_rank, self.trainer.world_size
         return self.evaluator.loader(rank=rank, processes=processes, workers=self.workers)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, InputError):  # of a sample that can't be read (see `loader_of`)
+            raise batch
+        return batch
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator.start()
@@ -113,7 +118,7 @@ class TrainingSteps(EvaluationSteps[ResultT]):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1},
         }
 
-    def train_dataloader(self) -> DataLoader[object]:
+    def train_dataloader(self) -> DataLoader[Any]:
         settings = self.configuration
         order = TrainingOrder(
             self.lessons.length,
@@ -122,14 +127,14 @@ class TrainingSteps(EvaluationSteps[ResultT]):
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
         )
-        return DataLoader(
+        return loader_of(
             self.lessons.samples,
+            self.lessons.collate,
             batch_size=order.share,
             sampler=order,
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
             pin_memory=settings.device == "cuda",
-            collate_fn=self.lessons.collate,
         )
 
     def _diverged(self, losses: Mapping[str, Tensor], names: Sequence[str]) -> str:
