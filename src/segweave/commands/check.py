@@ -20,7 +20,7 @@ def check(
     contact_sheet: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     most_problems: int = 20,
-    progress: bool = False,
+    progress: bool = True,
     task: Literal["segmentation", "detection"] | None = None,
 ) -> "DatasetCheck":
     """Reads every image and annotation of a data set and collects all problems, rather than stop at the first.
@@ -31,7 +31,7 @@ def check(
         contact_sheet: Where to save a PNG of some images with their masks (and boxes) laid over.
         overwrite: Whether the contact sheet may replace a file.
         most_problems: How many lines to give for each split; a last one counts the rest.
-        progress: Whether a progress bar is shown.
+        progress: Whether a progress bar is shown on a terminal.
         task: What to check in a folder that has both masks of classes and objects; if it isn't given, the masks.
 
     Raises:

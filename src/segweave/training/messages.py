@@ -47,8 +47,8 @@ def print_start(
         for warning in check.warnings[:NAMED_AT_MOST]:
             _warn(console, warning)
     table = Table("chosen for you", "value", "change with", box=None, header_style="dim")
-    for name, value in _chosen(asked, configuration):
-        table.add_row(name, Text(value), f"--{name.replace('_', '-')}")
+    for name, value, flag in _chosen(asked, configuration):
+        table.add_row(name, Text(value), flag)
     if table.rows:
         console.print(table)
 
@@ -89,15 +89,15 @@ def print_initialised(configuration: RunConfiguration, network: Network, not_tak
         )
 
 
-def _chosen(asked: RunSettings, configuration: RunConfiguration) -> list[tuple[str, str]]:
-    """Names and values of what was chosen; options as `options.NAME`."""
+def _chosen(asked: RunSettings, configuration: RunConfiguration) -> list[tuple[str, str, str]]:
+    """What was chosen: its name, its value, and the flag that changes it."""
     chosen = []
     for field in dataclasses.fields(configuration):
         before, after = getattr(asked, field.name), getattr(configuration, field.name)
         if field.name == "options":
-            chosen += [(f"options.{name}", _shown(after[name])) for name in after if name not in before]
+            chosen += [(name, _shown(after[name]), f"--options.{name}") for name in after if name not in before]
         elif before != after:
-            chosen.append((field.name, _shown(after)))
+            chosen.append((field.name, _shown(after), f"--{field.name.replace('_', '-')}"))
     return chosen
 
 
