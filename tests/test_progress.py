@@ -4,14 +4,18 @@ import io
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.progress import Task, TaskID
 from rich.text import Text
 
+import segweave
 from segweave import progress
 from segweave.progress import RateColumn, followed, progress_bar
+from segweave.training import run, trainer
 
 
 def terminal() -> tuple[Console, io.StringIO]:
@@ -114,3 +118,37 @@ def test_a_bar_shows_the_time_that_is_left() -> None:
 def test_slow_work_is_told_in_seconds_for_one(speed: float | None, expected: str) -> None:
     task = Task(TaskID(0), "", 10, 1, _get_time=time.monotonic, finished_speed=speed)
     assert RateColumn("image").render(task).plain == expected
+
+
+@pytest.mark.slow
+def test_training_and_evaluation_show_theirs_on_a_terminal(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, shown_in_training = terminal()
+    evaluating, shown_in_evaluation = terminal()
+    monkeypatch.setattr(run, "Console", lambda quiet=False: training)
+    monkeypatch.setattr(trainer, "Console", lambda stderr: evaluating)
+    result = segweave.train(folder, out=tmp_path / "run", **{**settings, "epochs": 3})
+    lines = Text.from_ansi(shown_in_training.getvalue().replace("\r", "\n")).plain.splitlines()
+    bars = [" ".join(line.split()) for line in lines if line.startswith("epoch ")]
+    assert bars[0].startswith("epoch ")
+    assert re.search(r"^epoch 3/3 \S+ 6/6 loss \d\.\d{3} mIoU \d+\.\d % [\d.]+ \S+ 0:\d\d:\d\d left 0:00:00$", bars[-1])
+    assert not any("step 6" in line for line in lines), "no line for each validation beside the bar"
+
+    line = " ".join(last_line(shown_in_evaluation).split())
+    assert re.search(r"^evaluating \S+ 5/5 [\d.]+ (images/s|s/image) 0:\d\d:\d\d left 0:00:00$", line)
+    assert len(result.image_scores) == 5
+
+
+@pytest.mark.slow
+def test_training_prints_a_line_for_each_validation_where_there_is_no_terminal(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    segweave.train(folder, out=tmp_path / "run", **{**settings, "epochs": 2})
+    printed = capfd.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        expected = rf"epoch {number}/2  step {2 * number}  loss \d\.\d{{3}}  mIoU \S+ %  pixel accuracy \S+ %"
+        assert re.fullmatch(expected, line), line
+    assert "evaluating" not in printed.err
