@@ -11,5 +11,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
         word: As given.
         known: The words that would have been right.
     """
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+    lowered = {each.lower(): each for each in known}  # the papers write their names in capitals
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f"did you mean {lowered[close[0]]}?" if close else f"expected one of {', '.join(known)}"

@@ -76,4 +76,9 @@ def followed(
         yield from items
         return
     with progress_bar(console, unit, before="{task.description}") as progress:
-        yield from progress.track(items, total=total, description=title)
+        task = progress.add_task(title, total=total)
+        for item in items:
+            yield item
+            progress.advance(
+                task
+            )  # `Progress.track` counts ten times a second, too seldom to tell a rate of short work

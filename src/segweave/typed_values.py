@@ -1,5 +1,6 @@
 """Values of known types from words and YAML, and one line about those that aren't."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,15 +28,30 @@ def of_type(adapter: TypeAdapter[Value], value: object, name: str = "") -> Value
     Args:
         adapter: Of the type.
         value: As given.
-        name: What it is called, for the message; its parts are called by their own names.
+        name: What it is called, for the message; without one, its parts are called by their own names.
 
     Raises:
         InputError: It isn't of this type; the message names the part, what it is and what was expected.
     """
     try:
-        return adapter.validate_python(value)
+        typed = adapter.validate_python(value)
     except ValidationError as error:
         raise _first_fault(error, name) from error
+    _require_no_truth_as_number(value, typed, name)
+    return typed
+
+
+def _require_no_truth_as_number(given: object, typed: object, name: str) -> None:
+    """Refuses true and false where numbers are expected, since pydantic takes them for 1 and 0."""
+    if isinstance(given, bool) and isinstance(typed, int | float) and not isinstance(typed, bool):
+        raise InputError(f"{name or 'value'} {given}: expected {_EXPECTED[type(typed).__name__]}")
+    if isinstance(given, Mapping):
+        for key, part in given.items():
+            typed_part = typed.get(key) if isinstance(typed, Mapping) else getattr(typed, key, None)
+            _require_no_truth_as_number(part, typed_part, name or str(key))
+    elif isinstance(given, list | tuple) and isinstance(typed, list | tuple):
+        for part, typed_part in zip(given, typed, strict=True):
+            _require_no_truth_as_number(part, typed_part, name)
 
 
 def _first_fault(error: ValidationError, name: str) -> InputError:
@@ -47,7 +63,9 @@ def _first_fault(error: ValidationError, name: str) -> InputError:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
         return cause
-    same = [other for other in details if other["input"] is fault["input"] or other["input"] == fault["input"]]
+    # where one of several types is expected, the value is wrong in several ways
+    same = [other for other in details if name or other["loc"][:1] == fault["loc"][:1]]
+    same = [other for other in same if other["input"] is fault["input"] or other["input"] == fault["input"]]
     wanted = list(dict.fromkeys(_expected(other["type"], other.get("ctx", {}), other["msg"]) for other in same))
     path = [str(part) for part in fault["loc"] if isinstance(part, str) and "[" not in part]
     called = name or (path[0] if path else "value")

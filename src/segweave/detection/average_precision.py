@@ -107,8 +107,9 @@ class DetectionResult(Result):
     def note(self) -> str:
         return f"of at most {self.detections_per_image} detections of a class in an image (COCO's own figures: 100)"
 
-    def details(self) -> dict[str, object]:
-        return {"detections_per_image": self.detections_per_image, **({} if self.mask else {"mask": None})}
+    def to_json(self) -> dict[str, object]:
+        """The figures of boxes and of masks, null if there are none, and of how many detections they are."""
+        return {"detections_per_image": self.detections_per_image, "box": None, "mask": None, **super().to_json()}
 
 
 def coco_predictions(output: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def print_result(console: Console, result: Result) -> None:
     else:
         console.print(_group_table(whole, groups))
     if result.note:
-        console.print(result.note, highlight=False)
+        console.print(Text(result.note))
     if groups != [""] and any(len(figure.value) > 1 for figure in of_classes if isinstance(figure.value, Mapping)):
         console.print()
         console.print(class_table(of_classes))

@@ -6,6 +6,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from segweave.progress import progress_bar
 from segweave.results import per_cent
@@ -65,10 +66,11 @@ class TrainingProgress(Callback):
             self._progress.update(self._task, score=shown[0])
             return
         loss = trainer.callback_metrics.get("train/loss")
-        self.console.print(
+        line = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
             f"  loss {float('nan') if loss is None else float(loss):.3f}  {'  '.join(shown)}"
         )
+        self.console.print(Text(line), soft_wrap=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._stop()

@@ -255,7 +255,7 @@ def finish(
         network.to(choose_device(configuration.device))
         metrics = read_metrics(folder / "metrics.csv")
         finished = FinishedRun(folder, configuration, metrics, _versions(), network, val, result)
-        write_page(folder / "report.html", _facts(finished), task.page(finished))
+        write_page(folder / "report.html", report_facts(finished), task.page(finished))
         console, reached = Console(), Text("best weights: ")
         for number, figure in enumerate(result.logged()):
             reached.append(f"{', ' if number else ''}{figure.label} ")
@@ -265,7 +265,8 @@ def finish(
     return result
 
 
-def _facts(finished: FinishedRun[NetworkT, DatasetT, ResultT]) -> RunFacts:
+def report_facts(finished: FinishedRun[NetworkT, DatasetT, ResultT]) -> RunFacts:
+    """What the page of a run tells, whatever is predicted: its figures, settings and curves."""
     configuration, figures = finished.configuration, finished.result.logged()
     parameters = sum(parameter.numel() for parameter in finished.network.parameters())
     return RunFacts(

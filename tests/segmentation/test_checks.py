@@ -2,17 +2,20 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from segweave.commands.check import check, check_split, print_check, require_valid
+from segweave.commands.check import check, print_check
 from segweave.errors import InputError
-from segweave.segmentation.camvid import CamVid
+from segweave.segmentation.checks import SegmentationCheck, check_split
 from segweave.segmentation.dataset import Sample, SegmentationDataset
 from segweave.segmentation.folder import FolderDataset
+from segweave.segmentation.task import Segmentation
+from segweave.training.run import Splits, checked
 
 
 class Drawn(SegmentationDataset):
@@ -55,6 +58,14 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+def checked_splits(root: Path, **arguments: Any) -> list[SegmentationCheck]:
+    splits = []
+    for split in check(root, **arguments).splits:
+        assert isinstance(split, SegmentationCheck)
+        splits.append(split)
+    return splits
+
+
 def printed(root: Path) -> str:
     output = io.StringIO()
     print_check(check(root), Console(file=output, width=60))
@@ -65,13 +76,13 @@ def test_a_valid_data_set(root: Path) -> None:
     result = check(root)
     assert result.ok
     assert (result.problems, result.warnings) == ([], [])
-    train = result.splits[0]
+    train = checked_splits(root)[0]
     assert (train.split, train.images) == ("train", 3)
     assert train.class_pixels.tolist() == [82, 82]
     assert train.ignored_pixels == 82
     assert train.sizes == ((9, 6), (9, 8), (12, 10))
     assert train.unseen_classes == []
-    assert check(root, splits=["val"]).splits[0].class_pixels.tolist() == [12, 12]
+    assert checked_splits(root, splits=["val"])[0].class_pixels.tolist() == [12, 12]
 
 
 def test_all_problems_are_collected(root: Path) -> None:
@@ -148,18 +159,19 @@ def test_wrong_roots(root: Path) -> None:
         check(root / "train/images")
 
 
-def test_require_valid(root: Path) -> None:
+def test_a_run_refuses_data_with_problems(root: Path) -> None:
+    task = Segmentation()
     train, val = FolderDataset(root, "train"), FolderDataset(root, "val")
-    drawn, checked = require_valid(Drawn(), train)
-    assert drawn is None
-    assert checked is not None
-    assert checked.class_pixels.tolist() == [82, 82]
+    assert task.check(Drawn(), most_problems=20, progress=False) is None
+    (found,) = checked(task, Splits[SegmentationDataset](Drawn(), train))
+    assert isinstance(found, SegmentationCheck)
+    assert found.class_pixels.tolist() == [82, 82]
     Image.fromarray(np.full((6, 6), 204, dtype=np.uint8)).save(root / "val/masks/d.png")
     with pytest.raises(InputError, match=r"d\.png: value 204 .* or 255$"):
-        require_valid(train, val)
+        checked(task, Splits[SegmentationDataset](train, val))
     (root / "train/images/a.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.jpg: an empty file \(and 1 more: segweave data check .*data\)$"):
-        require_valid(train, val)
+    with pytest.raises(InputError, match=r"a\.jpg: an empty file \(and 1 more: segweave data check tells them all\)$"):
+        checked(task, Splits[SegmentationDataset](train, val))
 
 
 def test_printed_tables_and_long_lines(root: Path) -> None:
@@ -204,6 +216,6 @@ def test_another_folder_tree(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "train/a.png")
     Image.new("L", (4, 3), 204).save(tmp_path / "trainannot/a.png")
-    result = check(tmp_path, dataset_class=CamVid)
+    result = check(tmp_path)
     assert len(result.problems) == 1
     assert "trainannot/a.png: value 204 (12 pixels): expected 0 to 10 or ignore 11 or 255" in result.problems[0]

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from segweave.detection.coco import CocoDataset
 from segweave.errors import InputError
-from tests.data.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
+from tests.detection.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pycocotools import mask as coco_api
 
 from segweave.detection.coco_masks import area, as_coco, decode, encode, extent, parse_segmentation, run_lengths
 from segweave.errors import InputError
-from tests.data.coco_files import compressed, disc, plain
+from tests.detection.coco_files import compressed, disc, plain
 
 
 def random_masks() -> list[np.ndarray]:

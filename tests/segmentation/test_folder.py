@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from segweave.data.colours import default_palette
 from segweave.errors import InputError
 from segweave.segmentation.camvid import CLASSES, PALETTE, CamVid
-from segweave.segmentation.folder import FolderDataset, available_splits, default_palette
+from segweave.segmentation.folder import FolderDataset, available_splits
 
 
 def add_pair(root: Path, split: str, stem: str, mask: list[list[int]], size: tuple[int, int] | None = None) -> None:

@@ -22,7 +22,7 @@ from segweave.detection.samples import (
     training_transform,
 )
 from segweave.detection.shapes import ShapesDetectionDataset
-from tests.data.coco_files import write
+from tests.detection.coco_files import write
 
 KEYS = [(epoch, index) for epoch in (0, 3) for index in (4, 0, 2, 1, 3)]
 

@@ -10,11 +10,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from segweave.commands.check import check, check_split, print_check, require_valid
+from segweave.commands.check import check, print_check
+from segweave.detection.checks import DetectionCheck, check_split
 from segweave.detection.coco import CocoDataset
+from segweave.detection.dataset import DetectionDataset
 from segweave.detection.shapes import ShapesDetectionDataset
+from segweave.detection.task import Detection
 from segweave.errors import InputError
-from tests.data.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
+from segweave.training.run import Splits, checked
+from tests.detection.coco_files import HEIGHT, WIDTH, annotation, content, disc, write, write_images
 
 
 @pytest.fixture
@@ -22,6 +26,14 @@ def root(tmp_path: Path) -> Path:
     for split in ("train", "val"):
         write(tmp_path / "data", split)
     return tmp_path / "data"
+
+
+def checked_splits(root: Path, **arguments: Any) -> list[DetectionCheck]:
+    splits = []
+    for split in check(root, **arguments).splits:
+        assert isinstance(split, DetectionCheck)
+        splits.append(split)
+    return splits
 
 
 def printed(root: Path) -> str:
@@ -35,7 +47,7 @@ def test_a_valid_data_set(root: Path) -> None:
     assert result.ok
     assert (result.problems, result.problem_count) == ([], 0)
     assert [split.split for split in result.splits] == ["train", "val"]
-    train = result.splits[0]
+    train = checked_splits(root)[0]
     assert (train.images, train.objects, train.groups) == (3, 3, 1)
     assert train.classes == ("cell", "rare", "leaf")
     assert train.class_objects.tolist() == [2, 0, 1]
@@ -54,8 +66,8 @@ def test_sizes_are_told_apart_as_coco_does(tmp_path: Path) -> None:
         for each, area in zip(made["annotations"], (1023.5, 1024, 9216, 5), strict=True):
             each["area"] = area  # the last one is a group
 
-    train = check(write(tmp_path, change=change)).splits[0]
-    assert train.size_shares == (pytest.approx(1 / 3),) * 3
+    train = checked_splits(write(tmp_path, change=change))[0]
+    assert train.size_shares == pytest.approx((1 / 3,) * 3)
 
 
 def test_all_problems_are_collected(root: Path) -> None:
@@ -164,8 +176,8 @@ def test_other_classes_in_another_split(root: Path) -> None:
         f"{root}/val/instances.json: categories cell, rare, leaves: expected cell, rare, leaf, as "
         f"{root}/train/instances.json has them, in the order of their ids"
     ]
-    with pytest.raises(InputError, match="expected cell, rare, leaf"):
-        require_valid(CocoDataset(root, "train"), CocoDataset(root, "val"))
+    with pytest.raises(InputError, match=r"expected cell, rare, leaf, as .* in the order of their ids$"):
+        checked(Detection(), Splits[DetectionDataset](CocoDataset(root, "train"), CocoDataset(root, "val")))
 
 
 def test_ms_cocos_own_folders(tmp_path: Path) -> None:
@@ -179,7 +191,7 @@ def test_ms_cocos_own_folders(tmp_path: Path) -> None:
     result = check(tmp_path)
     assert result.ok
     assert [split.split for split in result.splits] == ["train2017"]
-    assert result.splits[0].objects == 3
+    assert checked_splits(tmp_path)[0].objects == 3
     assert [warning.partition(": ")[2] for warning in result.warnings[1:]] == [
         "annotation 50: a box without area: the object is left out",
         "annotation 51: a mask without a pixel: the object is left out",
@@ -200,25 +212,27 @@ def test_boxes_alone_are_no_problem(tmp_path: Path) -> None:
 def test_wrong_roots_and_tasks(root: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder"):
         check(root / "nowhere")
-    with pytest.raises(InputError, match="instances, but no masks of classes"):
-        check(root, task="semantic")
+    with pytest.raises(InputError, match=r"data: holds data for detection, not for segmentation: expected SPLIT/masks"):
+        check(root, task="segmentation")
     (root / "train/masks").mkdir()
     assert "the masks: no values" in check(root, splits=["train"]).problems[0]
-    assert check(root, task="instance").splits[0].objects == 3
+    assert checked_splits(root, task="detection")[0].objects == 3
 
 
-def test_require_valid(root: Path) -> None:
+def test_a_run_refuses_data_with_problems(root: Path) -> None:
+    task = Detection()
     train, val = CocoDataset(root, "train"), CocoDataset(root, "val")
-    drawn, checked = require_valid(ShapesDetectionDataset("val"), train)
-    assert drawn is None
-    assert checked is not None
-    assert checked.objects == 3
+    drawn = ShapesDetectionDataset("val")
+    assert task.check(drawn, most_problems=20, progress=False) is None
+    (found,) = checked(task, Splits[DetectionDataset](drawn, train))
+    assert isinstance(found, DetectionCheck)
+    assert found.objects == 3
     Image.new("RGB", (8, 9)).save(root / "val/images/a.png")
     with pytest.raises(InputError, match=r"val/images/a\.png: 8x9 pixels: expected 40x30, as .* has it$"):
-        require_valid(train, val)
+        checked(task, Splits[DetectionDataset](train, val))
     (root / "train/images/a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.png: an empty file \(and 1 more: segweave data check .*data\)$"):
-        require_valid(train, val)
+    with pytest.raises(InputError, match=r"a\.png: an empty file \(and 1 more: segweave data check tells them all\)$"):
+        checked(task, Splits[DetectionDataset](train, val))
 
 
 def test_printed_tables(root: Path) -> None:
