@@ -16,7 +16,7 @@ from torch import nn
 
 import segweave
 from segweave import InputError, train
-from segweave.commands.train import RUN_FILES
+from segweave.training.folder import RUN_FILES
 from segweave.detection.choices import ObjectSizes, anchor_sizes, detections_per_image
 from segweave.networks.network import DetectionNetwork
 from segweave.training.callbacks import read_metrics

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 import segweave
 from segweave import create_model, train
 from segweave.segmentation.samples import LabelledImage
-from segweave.segmentation.training import SegmentationTraining
+from segweave.training.steps import TrainingSteps
 from segweave.training.callbacks import exponential_average
 from tests.training.test_resume import train_until
 
@@ -65,15 +65,15 @@ def test_the_backbone_stays_and_the_rest_is_trained(
 def record_modes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[bool], set[bool]]]:
     """Each training step adds its number, and the modes of the backbone's and of the other modules."""
     modes: list[tuple[int, set[bool], set[bool]]] = []
-    step = SegmentationTraining.training_step
+    step = TrainingSteps.training_step
 
-    def record(self: SegmentationTraining, batch: LabelledImage, batch_idx: int) -> Tensor:
+    def record(self: TrainingSteps, batch: LabelledImage, batch_idx: int) -> Tensor:
         backbone = set(self.network.backbone.modules())
         others = set(self.modules()) - backbone
         modes.append((self.global_step, {m.training for m in backbone}, {m.training for m in others}))
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SegmentationTraining, "training_step", record)
+    monkeypatch.setattr(TrainingSteps, "training_step", record)
     return modes
 
 
@@ -82,7 +82,7 @@ def test_the_backbone_is_in_evaluation_mode_at_every_step(
 ) -> None:
     run = tmp_path / "run"
     modes = record_modes(monkeypatch)
-    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.run.finish", lambda *arguments: None)
     chosen = settings | {"freeze_backbone": True, "ema": 0.9, "validate_every": 2, "epochs": 6}
     train_until(2, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)

@@ -14,9 +14,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils._pytree import tree_flatten
 
-import segweave.commands.train as run_module
+import segweave.training.run as run_module
 from segweave import InputError, train
-from segweave.segmentation.training import SegmentationTraining
+from segweave.training.steps import TrainingSteps
 from segweave.training.callbacks import read_metrics
 from tests.small_runs import flags
 
@@ -188,14 +188,14 @@ def train_until(validations: int | None, monkeypatch: pytest.MonkeyPatch, **argu
 def score_by_epoch(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Validations score what a list says, by their epoch."""
     epoch = 0
-    start = SegmentationTraining.on_validation_epoch_start
+    start = TrainingSteps.on_validation_epoch_start
 
-    def remember(self: SegmentationTraining) -> None:
+    def remember(self: TrainingSteps) -> None:
         nonlocal epoch
         epoch = self.current_epoch
         start(self)
 
-    monkeypatch.setattr(SegmentationTraining, "on_validation_epoch_start", remember)
+    monkeypatch.setattr(TrainingSteps, "on_validation_epoch_start", remember)
     monkeypatch.setattr("segweave.segmentation.evaluation.mean_iou", lambda confusion: scores[epoch])
 
 
@@ -204,7 +204,7 @@ def test_best_checkpoint_and_patience_survive_a_resume(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.2, 0.5, 0.3, 0.4, 0.45, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.run.finish", lambda *arguments: None)
     chosen = {**settings, "epochs": 6, "early_stopping": 3}
     train_until(3, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)
@@ -221,7 +221,7 @@ def test_early_stopping_with_epochs_between_validations(
 ) -> None:
     run = tmp_path / "run"
     score_by_epoch([0.0, 0.5, 0.0, 0.4, 0.0, 0.3, 0.0, 0.9], monkeypatch)
-    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
+    monkeypatch.setattr("segweave.training.run.finish", lambda *arguments: None)
     train(folder, out=run, **{**settings, "epochs": 8, "validate_every": 2, "early_stopping": 2})
     assert [int(row["epoch"]) for row in read_metrics(run / "metrics.csv")] == [2, 4, 6]
 

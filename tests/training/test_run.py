@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import segweave
 from segweave import InputError, TrainingError, train
-from segweave.commands.train import RUN_FILES
+from segweave.training.folder import RUN_FILES
 from segweave.data.transforms import RandomScale
 from segweave.networks.pan import PAN
 from segweave.training.callbacks import WholeCheckpoints, read_metrics
