@@ -1,12 +1,15 @@
-"""A data set and settings so small that a whole run takes seconds."""
+"""Data sets and settings so small that a whole run takes seconds, and such runs, made once for all tests."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from segweave import train
 
 COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
 BOUNDS = ((0, 40), (0, 28), (10, 24), (10, 20))
@@ -98,12 +101,25 @@ def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def boxes_folder(tmp_path_factory: pytest.TempPathFactory, coco_folder: Path) -> Path:
+    """The same images and objects, which have boxes but no masks."""
+    root = tmp_path_factory.mktemp("boxes") / "data"
+    shutil.copytree(coco_folder, root)
+    for file in root.glob("*/instances.json"):
+        content = json.loads(file.read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        file.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
 def detection_settings() -> dict[str, Any]:
-    """A small detector and few steps."""
+    """A small detector and few steps. Having seen so little it is sure of nothing: what it is least sure of counts."""
     return {
         "model": "mask_rcnn",
         "backbone": "test_resnet",
-        "options": {"channels": 16, "rois_per_image": 16, "head_channels": 32},
+        "options": {"channels": 16, "rois_per_image": 16, "head_channels": 32, "score_threshold": 0.0},
         "epochs": 4,
         "batch_size": 4,
         "learning_rate": 0.01,
@@ -111,3 +127,26 @@ def detection_settings() -> dict[str, Any]:
         "validate_every": 1,
         "device": "cpu",
     }
+
+
+@pytest.fixture(scope="session")
+def segmentation_run(tmp_path_factory: pytest.TempPathFactory, folder: Path, settings: dict[str, Any]) -> Path:
+    """A whole run of `settings` on `folder`, to read from; who changes it copies it first."""
+    out = tmp_path_factory.mktemp("runs") / "segmentation"
+    train(folder, out=out, **settings)
+    return out
+
+
+@pytest.fixture(scope="session")
+def detection_run(
+    tmp_path_factory: pytest.TempPathFactory, coco_folder: Path, detection_settings: dict[str, Any]
+) -> Path:
+    """A whole run of `detection_settings` on `coco_folder`, to read from; who changes it copies it first."""
+    out = tmp_path_factory.mktemp("runs") / "detection"
+    train(coco_folder, out=out, **detection_settings)
+    return out
+
+
+def weights(run: Path) -> bytes:
+    """The file of a run's best weights."""
+    return (run / "model" / "model.safetensors").read_bytes()

@@ -21,6 +21,8 @@ _EXPECTED = {
 }
 """What is said of pydantic's kinds of errors, by how they begin."""
 
+MORE = "more values"
+
 
 def of_type(adapter: TypeAdapter[Value], value: object, name: str = "") -> Value:
     """A value brought into the type that an adapter is of: lists become tuples, and texts that say a number numbers.
@@ -67,6 +69,9 @@ def _first_fault(error: ValidationError, name: str) -> InputError:
     same = [other for other in details if name or other["loc"][:1] == fault["loc"][:1]]
     same = [other for other in same if other["input"] is fault["input"] or other["input"] == fault["input"]]
     wanted = list(dict.fromkeys(_expected(other["type"], other.get("ctx", {}), other["msg"]) for other in same))
+    if fault["type"] == "missing":  # each value that a list lacks is a fault of its own
+        lacking = sum(other["type"] == "missing" and other["loc"][:-1] == fault["loc"][:-1] for other in details)
+        wanted[wanted.index(MORE)] = f"{len(fault['input']) + lacking} values, not {len(fault['input'])}"
     path = [str(part) for part in fault["loc"] if isinstance(part, str) and "[" not in part]
     called = name or (path[0] if path else "value")
     shown = fault["input"] if isinstance(fault["input"], str | int | float) else repr(fault["input"])
@@ -81,5 +86,5 @@ def _expected(kind: str, context: dict[str, object], message: str) -> str:
     if kind == "too_long":
         return f"{context['max_length']} values, not {context['actual_length']}"
     if kind == "missing":
-        return "more values"
+        return MORE
     return _EXPECTED.get(kind.partition("_")[0], message[0].lower() + message[1:])

@@ -12,17 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 import segweave
 from segweave import create_model, train
 from segweave.segmentation.samples import LabelledImage
-from segweave.segmentation.training import SegmentationTraining
 from segweave.training.callbacks import exponential_average
+from segweave.training.steps import TrainingSteps
 from tests.training.test_resume import train_until
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, folder: Path, settings: dict[str, Any]) -> Path:
-    """A run whose backbone has seen images, so that its statistics are not those it began with."""
-    out = tmp_path_factory.mktemp("runs") / "first"
-    train(folder, out=out, **settings | {"epochs": 1})
-    return out
 
 
 def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -40,16 +32,18 @@ def assert_only_the_rest_was_trained(run: Path, start: Path) -> None:
     assert not unchanged
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     "variation",
     [{}, {"ema": 0.9}, {"optimizer": "adamw", "learning_rate": 0.001, "accumulate": 2, "clip_gradient": 1.0}],
     ids=["sgd", "ema", "adamw-accumulated-clipped"],
 )
 def test_the_backbone_stays_and_the_rest_is_trained(
-    tmp_path: Path, first: Path, folder: Path, settings: dict[str, Any], variation: dict[str, Any]
+    tmp_path: Path, segmentation_run: Path, folder: Path, settings: dict[str, Any], variation: dict[str, Any]
 ) -> None:
+    first = segmentation_run  # whose backbone has seen images: its statistics are not those it began with
     run = tmp_path / "run"
-    train(folder, out=run, init_from=str(first), freeze_backbone=True, **settings | variation)
+    train(folder, out=run, init_from=str(first), freeze_backbone=True, **settings | {"epochs": 2} | variation)
     assert_only_the_rest_was_trained(run, first)
 
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -65,28 +59,28 @@ def test_the_backbone_stays_and_the_rest_is_trained(
 def record_modes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[bool], set[bool]]]:
     """Each training step adds its number, and the modes of the backbone's and of the other modules."""
     modes: list[tuple[int, set[bool], set[bool]]] = []
-    step = SegmentationTraining.training_step
+    step = TrainingSteps.training_step
 
-    def record(self: SegmentationTraining, batch: LabelledImage, batch_idx: int) -> Tensor:
+    def record(self: TrainingSteps, batch: LabelledImage, batch_idx: int) -> Tensor:
         backbone = set(self.network.backbone.modules())
         others = set(self.modules()) - backbone
         modes.append((self.global_step, {m.training for m in backbone}, {m.training for m in others}))
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SegmentationTraining, "training_step", record)
+    monkeypatch.setattr(TrainingSteps, "training_step", record)
     return modes
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_backbone_is_in_evaluation_mode_at_every_step(
     tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     modes = record_modes(monkeypatch)
-    monkeypatch.setattr("segweave.segmentation.training.report_run", lambda *arguments: None)
-    chosen = settings | {"freeze_backbone": True, "ema": 0.9, "validate_every": 2, "epochs": 6}
+    chosen = settings | {"freeze_backbone": True, "ema": 0.9, "validate_every": 2, "epochs": 4}
     train_until(2, monkeypatch, data=folder, out=run, **chosen)
     train_until(None, monkeypatch, data=folder, out=run, resume=True)
-    assert modes == [(step, {False}, {True}) for step in range(12)]
+    assert modes == [(step, {False}, {True}) for step in range(8)]
 
 
 @pytest.mark.parametrize("name", ["pan", "ocnet", "ranet"])
@@ -147,24 +141,25 @@ def words_of(printed: str) -> str:
     return " ".join(printed.split())
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_run_tells_that_its_backbone_is_frozen(
-    tmp_path: Path, first: Path, folder: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, segmentation_run: Path, folder: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = settings | {"epochs": 1, "freeze_backbone": True}
-    train(folder, out=tmp_path / "tuned", init_from=str(first), **short)
+    frozen, first = settings | {"freeze_backbone": True}, str(segmentation_run)
+    train(folder, out=tmp_path / "tuned", init_from=first, **frozen)
     printed = words_of(capsys.readouterr().out)
     network = segweave.load(first)
     count = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in network.backbone.parameters())
     assert f"the backbone is frozen: {count / 1e6:.1f} M parameters are trained" in printed
     assert "warning:" not in printed
 
-    train(folder, out=tmp_path / "random", **short)
+    train(folder, out=tmp_path / "random", **frozen)
     printed = words_of(capsys.readouterr().out)
     assert "warning: the frozen backbone has random weights: expected pretrained or init_from" in printed
 
-    train(folder, out=tmp_path / "other", init_from=str(first), **short | {"backbone": "resnet18"})
+    train(folder, out=tmp_path / "other", init_from=first, **frozen | {"backbone": "resnet18"})
     printed = words_of(capsys.readouterr().out)
     assert "tensors of the frozen backbone keep their random weights" in printed
 
-    train(folder, out=tmp_path / "plain", **short | {"freeze_backbone": False})
+    train(folder, out=tmp_path / "plain", **frozen | {"freeze_backbone": False})
     assert "frozen" not in capsys.readouterr().out

@@ -13,26 +13,16 @@ from torch import Tensor, nn
 
 import segweave
 from segweave import InputError, TrainingError, train
-from segweave.commands.train import RUN_FILES
 from segweave.data.transforms import RandomScale
 from segweave.networks.pan import PAN
 from segweave.training.callbacks import WholeCheckpoints, read_metrics
 from segweave.training.configuration import read_settings
-from tests.small_runs import flags
+from segweave.training.folder import RUN_FILES
+from tests.small_runs import flags, weights
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, folder: Path, settings: dict[str, Any]) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    train(folder, out=out, **settings)
-    return out
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model" / "model.safetensors").read_bytes()
-
-
-def test_a_run_folder_holds_what_is_promised(run: Path, settings: dict[str, Any]) -> None:
+def test_a_run_folder_holds_what_is_promised(segmentation_run: Path) -> None:
+    run = segmentation_run
     assert sorted(path.name for path in run.iterdir()) == sorted(RUN_FILES)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert any((run / "tensorboard").glob("events.*"))
@@ -48,19 +38,16 @@ def test_a_run_folder_holds_what_is_promised(run: Path, settings: dict[str, Any]
     assert "http" not in report.split("<body")[1].replace("http://www.w3.org", "")
 
 
-def test_config_yaml_repeats_the_run(tmp_path: Path, run: Path) -> None:
-    train(out=tmp_path / "again", config=run / "config.yaml")
-    assert weights(tmp_path / "again") == weights(run)
+@pytest.mark.usefixtures("no_report")
+def test_config_yaml_repeats_the_run_whatever_the_workers(tmp_path: Path, segmentation_run: Path) -> None:
+    train(out=tmp_path / "again", config=segmentation_run / "config.yaml", workers=2)
+    assert weights(tmp_path / "again") == weights(segmentation_run)
 
 
-def test_the_number_of_workers_changes_nothing(tmp_path: Path, run: Path) -> None:
-    train(out=tmp_path / "again", config=run / "config.yaml", workers=2)
-    assert weights(tmp_path / "again") == weights(run)
-
-
-def test_the_seed_changes_the_run(tmp_path: Path, run: Path) -> None:
-    train(out=tmp_path / "other", config=run / "config.yaml", seed=1)
-    assert weights(tmp_path / "other") != weights(run)
+@pytest.mark.usefixtures("no_report")
+def test_the_seed_changes_the_run(tmp_path: Path, segmentation_run: Path) -> None:
+    train(out=tmp_path / "other", config=segmentation_run / "config.yaml", seed=1)
+    assert weights(tmp_path / "other") != weights(segmentation_run)
 
 
 def test_several_short_edges_are_trained_on_and_one_is_evaluated(
@@ -94,11 +81,13 @@ def test_several_short_edges_are_trained_on_and_one_is_evaluated(
     assert (written["short_edge"], written["short_edges"]) == (40, [36, 64, 40])
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_last_epoch_is_validated(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
     train(folder, out=tmp_path / "run", **{**settings, "epochs": 5, "validate_every": 2})
     assert [int(row["epoch"]) for row in read_metrics(tmp_path / "run" / "metrics.csv")] == [2, 4, 5]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_early_stopping(
     tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +96,7 @@ def test_early_stopping(
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3  # the first, and two that are no better
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_moving_average_is_what_is_saved(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
     train(folder, out=tmp_path / "run", **{**settings, "epochs": 1, "ema": 0.9})
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -189,28 +179,31 @@ def test_sync_batch_norm_needs_a_gpu(tmp_path: Path, folder: Path, settings: dic
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_run_starts_from_another(
-    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, segmentation_run: Path, folder: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     still = settings | {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12, "weight_decay": 0.0}
-    train(folder, out=tmp_path / "tuned", init_from=str(run), **still)
-    assert f"start from {run}" in capsys.readouterr().out.replace("\n", "")
-    before, after = segweave.load(run), segweave.load(tmp_path / "tuned")
+    train(folder, out=tmp_path / "tuned", init_from=str(segmentation_run), **still)
+    assert f"start from {segmentation_run}" in capsys.readouterr().out.replace("\n", "")
+    before, after = segweave.load(segmentation_run), segweave.load(tmp_path / "tuned")
     for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(new, old, msg=name)
     assert Path(str(read_settings(tmp_path / "tuned" / "config.yaml")["init_from"])).is_absolute()
 
 
 def test_a_resumed_run_does_not_start_from_another_again(
-    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, segmentation_run: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train(folder, out="first", **settings | {"epochs": 1, "seed": 5})
-    train(folder, out="tuned", init_from=Path("first"), **settings)
+    shutil.copytree(segmentation_run, "first")
+    short = {**settings, "epochs": 2}
+    train(folder, out="tuned", init_from=Path("first"), **short)
     expected = weights(tmp_path / "tuned")
     (tmp_path / "tuned" / "report.html").unlink()
-    train(folder, out="tuned", init_from="first", resume=True, **settings)  # the words that began it
+    train(folder, out="tuned", init_from="first", resume=True, **short)  # the words that began it
     assert weights(tmp_path / "tuned") == expected
+    assert (tmp_path / "tuned" / "report.html").exists()
     shutil.rmtree("first")
     train(out="tuned", resume=True)
     assert weights(tmp_path / "tuned") == expected
@@ -218,11 +211,11 @@ def test_a_resumed_run_does_not_start_from_another_again(
 
 @pytest.mark.parametrize("part", ["", "model"])
 def test_a_run_does_not_start_from_the_one_it_replaces(
-    tmp_path: Path, run: Path, folder: Path, settings: dict[str, Any], part: str
+    tmp_path: Path, segmentation_run: Path, folder: Path, settings: dict[str, Any], part: str
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
+    shutil.copytree(segmentation_run, copy)
     with pytest.raises(InputError, match=r"init_from .*copy.*: is the run that would be replaced"):
         train(folder, out=copy, init_from=str(copy / part), overwrite=True, **settings)
-    assert weights(copy) == weights(run)
+    assert weights(copy) == weights(segmentation_run)
     assert (copy / "report.html").exists()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -170,6 +169,8 @@ def _cell(row: Mapping[str, float | str], key: str, row_number: int) -> float:
 
 
 def _ticks(low: float, high: float, count: int) -> NDArray[np.float64]:
+    from matplotlib.ticker import MaxNLocator  # a heavy import for those who draw nothing
+
     return np.asarray(MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(*_widened(low, high)))
 
 

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from segweave.data.colours import Colour
@@ -19,6 +18,8 @@ INSET = 12
 @cache
 def text_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: Pillow's own font knows ASCII only."""
+    import matplotlib  # a heavy import for those who draw nothing
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 

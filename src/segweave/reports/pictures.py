@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -135,6 +134,8 @@ def heat_colours(values: NDArray[np.floating], size: tuple[int, int]) -> Picture
     Returns:
         (height, width, 3).
     """
+    import matplotlib  # a heavy import for those who draw nothing
+
     scaled = Image.fromarray(_to_unit_range(values)).resize(size, Image.Resampling.BILINEAR)
     colours: Picture = matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
     return colours

@@ -28,17 +28,18 @@ MOST_EPOCHS = 200
 class RunConfiguration(RunSettings):
     """A run as resolved: what is chosen when the data is known has its value."""
 
-    model: str
-    backbone: str
-    epochs: int
-    batch_size: int
-    short_edge: int
-    scale_range: tuple[float, float]
-    optimizer: Optimizer
-    learning_rate: float
-    validate_every: int
-    precision: Precision
-    workers: int
+    # field() without a default, since a bare name would keep the None of the settings
+    model: str = field()
+    backbone: str = field()
+    epochs: int = field()
+    batch_size: int = field()
+    short_edge: int = field()
+    scale_range: tuple[float, float] = field()
+    optimizer: Optimizer = field()
+    learning_rate: float = field()
+    validate_every: int = field()
+    precision: Precision = field()
+    workers: int = field()
 
     def to_yaml(self) -> str:
         """The settings as YAML, which `read_settings` reads back."""

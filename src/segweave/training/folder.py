@@ -68,7 +68,11 @@ def resumed_configuration(run: Path, given: Mapping[str, object]) -> RunConfigur
     path = run / "config.yaml"
     if not path.is_file():
         raise InputError(f"{run}: nothing to resume: expected the folder of a run (it has no config.yaml)")
-    configuration = configuration_of(read_settings(path))
+    written = read_settings(path)
+    try:
+        configuration = configuration_of(written)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     wanted = configure({"data": configuration.data, "model": configuration.model, **given})
     for name in given:
         before, now = getattr(configuration, name), getattr(wanted, name)

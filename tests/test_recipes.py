@@ -1,0 +1,232 @@
+"""Recipes: each is read, its network can be made, and its settings are the paper's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segweave import create_model
+from segweave.training.configuration import configure, read_settings
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_is_read_and_its_network_can_be_made(recipe: Path) -> None:
+    settings = read_settings(recipe)
+    configuration = configure({**settings, "data": "shapes"})
+    for name, value in settings.items():
+        written = getattr(configuration, name)
+        assert (list(written) if isinstance(written, tuple) else written) == value
+    create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+
+
+def test_pan_recipes_are_the_paper_s() -> None:
+    for name, crop_size in (("voc2012", (512, 512)), ("cityscapes", (768, 768))):
+        recipe = next(path for path in RECIPES if path.parent.name == "pan" and path.stem == name)
+        configuration = configure({**read_settings(recipe), "data": "shapes"})
+        assert configuration.crop_size == crop_size
+        assert configuration.backbone == "resnet101s"
+        assert configuration.options == {"output_stride": 16}
+        assert (configuration.learning_rate, configuration.power, configuration.momentum) == (4e-3, 0.9, 0.9)
+        assert (configuration.weight_decay, configuration.batch_size) == (1e-4, 16)
+        assert (configuration.scale_range, configuration.flip_probability) == ((0.5, 2.0), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "epochs"),
+    [("pascal_context", 1e-3, 240), ("ade20k", 1e-3, 240), ("voc2012_aug", 5e-4, 120), ("voc2012_finetune", 5e-4, 120)],
+)
+def test_agln_recipes_are_the_paper_s(name: str, learning_rate: float, epochs: int) -> None:
+    recipe = next(path for path in RECIPES if path.parent.name == "agln" and path.stem == name)
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    assert (configuration.model, configuration.backbone) == ("agln", "resnet101s")
+    assert configuration.options == {"dense": True, "descriptors": 128}
+    assert (configuration.learning_rate, configuration.epochs) == (learning_rate, epochs)
+    assert (configuration.power, configuration.momentum, configuration.weight_decay) == (0.9, 0.9, 1e-4)
+    assert (configuration.batch_size, configuration.scale_range, configuration.flip_probability) == (16, (0.5, 2), 0.5)
+
+
+MINUS = {"dense": False, "channel_resampling": False, "spatial_gating": False}
+AGLN_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "table4_fpn": ("fpn", {}),
+    "table4_gap_gem": ("agln", {**MINUS, "global_pooling": "average"}),
+    "table4_gem_1": ("agln", {**MINUS, "descriptors": 1}),
+    "table4_gem_64": ("agln", {**MINUS, "descriptors": 64}),
+    "table4_gem_128": ("agln", {**MINUS, "descriptors": 128}),
+    "table4_gem_256": ("agln", {**MINUS, "descriptors": 256}),
+    "table5_cr": ("agln", {"dense": False, "spatial_gating": False}),
+    "table5_sg": ("agln", {"dense": False, "channel_resampling": False}),
+    "table5_cr_sg": ("agln", {"dense": False}),
+    "table6_alpha_1": ("agln", {"dense": False, "learnable_alpha": False}),
+    "table6_beta_1": ("agln", {"dense": False, "learnable_beta": False}),
+    "table6_alpha_1_beta_1": ("agln", {"dense": False, "learnable_alpha": False, "learnable_beta": False}),
+    "table7_dense": ("agln", {"dense": True}),
+    "table8_fcn": ("fcn", {"output_stride": 8}),
+    "table8_fpn": ("fpn", {}),
+    "table8_lite": ("agln", {"lite": True}),
+}
+
+
+def test_every_row_of_agln_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "agln"}
+    assert {name for name in recipes if name.startswith("table")} == set(AGLN_TABLES)
+    shared = {name: value for name, value in recipes["pascal_context"].items() if name not in ROW_SETTINGS}
+    for name, (model, options) in AGLN_TABLES.items():
+        backbone = "resnet101s" if name.startswith("table8") else "resnet50s"  # Section IV-A
+        expected = {"model": model, "backbone": backbone, "options": options, **shared}
+        assert recipes[name] == expected, name
+
+
+ROW_SETTINGS = ("model", "backbone", "options")
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "crop_size", "mini_batches"),
+    [("cityscapes", 2975, 769, 40_000), ("pascal_context", 4998, 520, 60_000), ("coco_stuff", 9000, 520, 60_000)],
+)
+def test_ranet_recipes_are_the_paper_s(name: str, images: int, crop_size: int, mini_batches: int) -> None:
+    recipe = next(path for path in RECIPES if path.parent.name == "ranet" and path.stem == name)
+    settings = read_settings(recipe)
+    assert (settings["model"], settings["backbone"], settings["pretrained"]) == ("ranet", "resnet101s", True)
+    assert settings["options"] == {"output_stride": 8, "representatives": 8}
+    assert settings["crop_size"] == [crop_size, crop_size]
+    steps_per_epoch = images // settings["batch_size"]
+    assert abs(settings["epochs"] * steps_per_epoch - mini_batches) <= steps_per_epoch / 2
+    assert (settings["batch_size"], settings["flip_probability"], settings["brightness"]) == (8, 0.5, 0.2)
+    assert (settings["optimizer"], settings["learning_rate"], settings["power"]) == ("sgd", 1e-3, 1.0)
+
+
+RANET_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "table1_spp": ("pspnet", {"auxiliary_weight": 0.4}),
+    "table1_nonlocal": ("ocnet", {"auxiliary_weight": 0.4}),
+    **{f"table1_{regions}": ("ranet", {"regions": regions}) for regions in ("boundaries", "semantics", "both")},
+    **{f"table2_k{count}": ("ranet", {"representatives": count}) for count in (2, 4, 6, 8, 10, 12)},
+    "section5_without_intra_region": ("ranet", {"intra_region": False}),
+    "section5_without_inter_region": ("ranet", {"inter_region": False}),
+}
+
+
+def test_every_row_of_ranet_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "ranet"}
+    assert set(recipes) == {*RANET_TABLES, "cityscapes", "pascal_context", "coco_stuff"}
+    shared = {name: value for name, value in recipes["cityscapes"].items() if name not in ("model", "options")}
+    for name, (model, options) in RANET_TABLES.items():
+        assert recipes[name] == {"model": model, "options": {"output_stride": 8, **options}, **shared}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "crop_size", "learning_rate", "weight_decay"),
+    [
+        ("cityscapes", 120, 969, 0.01, 0.0005),
+        ("lip", 50, 573, 0.01, 0.0005),
+        ("voc2012", 80, 521, 0.01, 0.0005),
+        ("ade20k", 120, 569, 0.02, 0.0001),
+    ],
+)
+def test_fpt_recipes_are_the_paper_s(
+    name: str, epochs: int, crop_size: int, learning_rate: float, weight_decay: float
+) -> None:
+    """Section 4.2."""
+    (recipe,) = (path for path in RECIPES if path.parent.name == "fpt" and path.stem == name)
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    assert (configuration.model, configuration.backbone) == ("fpt", "resnet101")
+    assert configuration.pretrained
+    assert configuration.freeze_backbone
+    assert configuration.sync_batch_norm
+    assert (configuration.epochs, configuration.crop_size) == (epochs, (crop_size, crop_size))
+    assert (configuration.learning_rate, configuration.power) == (learning_rate, 0.9)
+    assert (configuration.momentum, configuration.weight_decay) == (0.9, weight_decay)
+    assert configuration.scale_range == (0.5, 2.0)
+    assert configuration.flip_probability == 0.5
+    assert configuration.short_edges == ((269, 369, 469, 569) if name == "ade20k" else None)
+
+
+FPT_TABLES = {
+    "table4_ufp": ("ufp", {}),
+    "table4_st": ("fpt", {"grounding": "none", "rendering": False}),
+    "table4_lgt": ("fpt", {"self_transformer": False, "rendering": False}),
+    "table4_rt": ("fpt", {"self_transformer": False, "grounding": "none"}),
+    "table4_lgt_st": ("fpt", {"rendering": False}),
+    "table4_rt_st": ("fpt", {"grounding": "none"}),
+    "table4_lgt_rt": ("fpt", {"self_transformer": False}),
+    "table4_lgt_st_rt": ("fpt", {}),
+    **{f"table5_{pyramid}_fpt": ("fpt", {"pyramid": pyramid}) for pyramid in ("ppm", "aspp", "ufp")},
+    **{
+        f"table5_{pyramid}_oc": ("ufp", {"pyramid": pyramid, "object_context": True})
+        for pyramid in ("ppm", "aspp", "ufp")
+    },
+}
+
+
+def test_every_row_of_fpt_s_tables_is_a_recipe_with_its_own_settings() -> None:
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "fpt"}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe["model"] in ("ufp", "fpt")}
+    assert set(recipes) == {*FPT_TABLES, "cityscapes", "lip", "voc2012", "ade20k"}
+    shared = {name: value for name, value in recipes["cityscapes"].items() if name not in ("model", "options")}
+    for name, (model, options) in FPT_TABLES.items():
+        expected = {"output_stride": 8, "pyramid": "ufp", **options}
+        assert recipes[name] == {"model": model, "options": expected, **shared}, name
+
+
+OBJECTS = {"neck": "fpt"}
+WITHOUT = {"st": {"self_transformer": False}, "gt": {"grounding": "none"}, "rt": {"rendering": False}}
+AUGMENTED = {"augmented_head": True}
+NON_LOCAL, GLOBAL_CONTEXT = ({"backbone_attention": attention} for attention in ("non_local", "global_context"))
+FPT_OBJECT_TABLES: dict[str, dict[str, Any]] = {
+    "table1_bfp": {"neck": "bfp"},
+    "table1_st": {**OBJECTS, **WITHOUT["gt"], **WITHOUT["rt"]},
+    "table1_gt": {**OBJECTS, **WITHOUT["st"], **WITHOUT["rt"]},
+    "table1_rt": {**OBJECTS, **WITHOUT["st"], **WITHOUT["gt"]},
+    "table1_st_gt": {**OBJECTS, **WITHOUT["rt"]},
+    "table1_st_rt": {**OBJECTS, **WITHOUT["gt"]},
+    "table1_gt_rt": {**OBJECTS, **WITHOUT["st"]},
+    "table1_st_gt_rt": OBJECTS,
+    "table2_neither": {**OBJECTS, "keep_probability": 1.0},
+    "table2_sbn": {**OBJECTS, "keep_probability": 1.0},
+    "table2_dropblock": OBJECTS,
+    "table2_both": OBJECTS,
+    "table3_bfp": {"neck": "bfp"},
+    "table3_bfp_nl": {"neck": "bfp", **NON_LOCAL},
+    "table3_bfp_gc": {"neck": "bfp", **GLOBAL_CONTEXT},
+    "table3_fpn": {"neck": "fpn"},
+    "table3_bpa": {"neck": "bpa"},
+    "table3_fpt": OBJECTS,
+    "table3_fpt_nl": {**OBJECTS, **NON_LOCAL},
+    "table3_fpt_gc": {**OBJECTS, **GLOBAL_CONTEXT},
+    "table3_fpt_ah": {**OBJECTS, **AUGMENTED},
+    "table3_fpt_mt": OBJECTS,
+    "table3_fpn_all": {"neck": "fpn", **AUGMENTED},
+    "table3_bpa_all": {"neck": "bpa", **AUGMENTED},
+    "table3_fpt_all": {**OBJECTS, **AUGMENTED},
+    "coco_instances": OBJECTS,
+    "coco_detection": OBJECTS,
+}
+
+
+def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() -> None:
+    """Section 4.1."""
+    recipes = {path.stem: read_settings(path) for path in RECIPES if path.parent.name == "fpt"}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe["model"] in ("mask_rcnn", "faster_rcnn")}
+    assert set(recipes) == set(FPT_OBJECT_TABLES)
+    for name, options in FPT_OBJECT_TABLES.items():
+        recipe = configure({**recipes[name], "data": "shapes"})
+        detection = name == "coco_detection"
+        assert recipe.model == ("faster_rcnn" if detection else "mask_rcnn"), name
+        shared = {"channels": 256, "head_channels": 1024, "rois_per_image": 512, "positive_share": 0.25}
+        of_coco = {"anchor_sizes": [32, 64, 128, 256, 512], "detections_per_image": 100}  # whatever the data holds
+        assert recipe.options == {**options, **shared, **of_coco}, name
+        assert recipe.devices == (8 if name.startswith("table2") else 1), name
+        assert recipe.backbone == ("resnet101" if name.startswith("table3") else "resnet50"), name
+        assert recipe.milestones == ((0.8,) if detection else (0.75,)), name
+        multi_scale = name.endswith(("_mt", "_all"))
+        assert (recipe.short_edge, recipe.long_edge) == (800, 1400 if multi_scale else 1000), name
+        assert recipe.short_edges == (tuple(range(400, 1401, 100)) if multi_scale else None), name
+        assert recipe.sync_batch_norm == (name not in ("table2_neither", "table2_dropblock")), name
+        assert recipe.pretrained, name
+        new_blocks = name.endswith(("_nl", "_gc"))  # which a frozen backbone would never train
+        assert (recipe.freeze_backbone, recipe.freeze_batch_norm) == (not new_blocks, new_blocks), name
+        assert (recipe.batch_size, recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (8, 0.05, 0.9, 1e-4)
+        images = 118_287  # in train2017
+        steps = recipe.epochs * images / recipe.batch_size
+        assert steps == pytest.approx(100_000 if detection else 160_000, rel=0.05), name
