@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import yaml
 
 from segweave.training.callbacks import read_metrics
 from segweave.training.configuration import read_settings
@@ -155,15 +158,17 @@ def _train(row: Row, seed: int, run: Path, threads: int, arguments: argparse.Nam
         if _is_of(run, {**settings, "model": row.model}, row.options):
             return
         raise SystemExit(f"{run}: a run with other settings: expected another --out, or an empty folder")
-    flags = [f"--{name.replace('_', '-')}={_shown(value)}" for name, value in settings.items()]
-    flags += [f"--options.{name}={_shown(value)}" for name, value in row.options.items()]
+    wanted = {**settings, "model": row.model, "options": row.options}
     command = [sys.executable, "-m", "segweave", "train", "--data", "shapes", "--out", str(run), "--overwrite"]
-    subprocess.run(
-        [*command, "--model", row.model, *flags],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder) / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(_as_saved(wanted)))
+        subprocess.run(
+            [*command, "--config", str(recipe)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
 
 
 def _is_of(run: Path, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
@@ -175,10 +180,7 @@ def _is_of(run: Path, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
 
 def _as_saved(value: Any) -> Any:
+    """As YAML has it."""
+    if isinstance(value, Mapping):
+        return {name: _as_saved(each) for name, each in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)

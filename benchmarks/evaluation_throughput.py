@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 import segweave
-from segweave.commands.evaluate import evaluate_network
+from segweave.segmentation.evaluation import SegmentationEvaluator
 from segweave.segmentation.folder import FolderDataset
 from segweave.segmentation.inference import Inference
+from segweave.training.trainer import run_evaluator
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
         start = time.perf_counter()
         expected = plain_loop(network, dataset)
         middle = time.perf_counter()
-        result = evaluate_network(network, dataset, inference=Inference(), device="cpu", workers=arguments.workers)
+        evaluator = SegmentationEvaluator(network, dataset, Inference())
+        result = run_evaluator(evaluator, device="cpu", workers=arguments.workers)
         end = time.perf_counter()
         assert np.abs(result.confusion.numpy() - expected).sum() <= 1e-4 * expected.sum()
         if number:  # the first is a warm-up

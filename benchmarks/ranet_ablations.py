@@ -15,9 +15,11 @@ from typing import Any
 
 from ablations import SETTINGS, Row, mean_iou, parse_arguments, print_table, train_rows
 from segweave import load
-from segweave.commands.evaluate import evaluate_network
-from segweave.data import open_dataset
+from segweave.networks.network import SegmentationNetwork
+from segweave.segmentation.evaluation import SegmentationEvaluator
 from segweave.segmentation.inference import Inference
+from segweave.segmentation.shapes import ShapesSegmentationDataset
+from segweave.training.trainer import run_evaluator
 
 SMALL_BACKBONE = {**SETTINGS, "backbone": "test_resnet", "short_edge": 0, "crop_size": (128, 160), "epochs": 8}
 
@@ -58,10 +60,9 @@ def main() -> None:
 def _coarse_mean_iou(run: Path) -> float:
     """Of the semantic scores that the regions are made from, in per cent."""
     network = load(run)
-    network.output = "coarse"
-    return (
-        100 * evaluate_network(network, open_dataset("shapes", None, "val"), inference=Inference(), workers=0).mean_iou
-    )
+    assert isinstance(network, SegmentationNetwork)
+    evaluator = SegmentationEvaluator(network, ShapesSegmentationDataset("val"), Inference(), coarse=True)
+    return 100 * run_evaluator(evaluator, workers=0).mean_iou
 
 
 if __name__ == "__main__":

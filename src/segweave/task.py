@@ -32,6 +32,9 @@ DatasetT = TypeVar("DatasetT", bound=SplitDataset[object])
 ResultT = TypeVar("ResultT", bound=Result)
 Batch = TypeVar("Batch", contravariant=True)
 
+NAMED_AT_MOST = 5
+"""How many classes a prediction names where it shows itself in a line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
@@ -97,6 +100,12 @@ class Prediction(ABC):
     @abstractmethod
     def heading(self) -> Heading:
         """What stands at the head of a sheet that explains the prediction."""
+
+
+def in_a_line(parts: Sequence[str]) -> str:
+    """The first parts of a list, and how many more there are."""
+    rest = len(parts) - NAMED_AT_MOST
+    return ", ".join(parts[:NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class Predictor(ABC):

@@ -90,5 +90,8 @@ def predict(
     predictor.finish()
     if unreadable:
         others = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise InputError(f"{unreadable[0]}{others}; the other {len(written)} images are in {os.fspath(out)}")
+        rest = {0: "", 1: f"; the other image is in {out}"}.get(
+            len(written), f"; the other {len(written)} images are in {out}"
+        )
+        raise InputError(f"{unreadable[0]}{others}{rest}")
     return written

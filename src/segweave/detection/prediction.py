@@ -23,7 +23,7 @@ from segweave.models import Network
 from segweave.networks.network import DetectionNetwork, evaluating
 from segweave.reports.explanation import Heading
 from segweave.saving import network_of
-from segweave.task import Prediction, Predictor
+from segweave.task import Prediction, Predictor, in_a_line
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -56,7 +56,7 @@ class Detections(Prediction):
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         counts = Counter(self.classes[label - 1] for label in self.labels.tolist())
-        found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
+        found = in_a_line([f"{count} {name}" for name, count in counts.most_common()]) or "nothing found"
         with_masks = ", with masks" if self.masks is not None else ""
         return f"<Detections in {width}x{height} pixels: {found}{with_masks}>"
 

@@ -22,7 +22,7 @@ from segweave.reports.pictures import overlay, palette_png, with_legend
 from segweave.saving import network_of
 from segweave.segmentation.inference import Inference
 from segweave.segmentation.pictures import segmentation_heading
-from segweave.task import EvaluationOptions, Prediction, PredictionOptions, Predictor
+from segweave.task import EvaluationOptions, Prediction, PredictionOptions, Predictor, in_a_line
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +47,7 @@ class SegmentationPrediction(Prediction):
         height, width = self.mask.shape
         numbers, counts = np.unique(self.mask, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        shares = ", ".join(f"{self.classes[numbers[k]]} {counts[k] / self.mask.size:.1%}" for k in order)
+        shares = in_a_line([f"{self.classes[numbers[k]]} {counts[k] / self.mask.size:.1%}" for k in order])
         with_probabilities = ", with probabilities" if self.probabilities is not None else ""
         return f"<SegmentationPrediction of {width}x{height} pixels: {shares}{with_probabilities}>"
 

@@ -53,6 +53,7 @@ class Oracle(nn.Module):
     def __init__(self, *, masks: bool = True) -> None:
         super().__init__()
         self.masks = masks
+        self.detections_per_image = 100
         self.seen = 0
         self.targets: dict[int, Any] = {}
         drawings = NumberedDrawings()
@@ -81,10 +82,11 @@ class Oracle(nn.Module):
 
 
 if __name__ == "__main__":
-    from segweave.detection.evaluation import detection_figures, evaluate_detector
-    from segweave.segmentation.evaluation import is_first_process
+    from segweave.detection.evaluation import DetectionEvaluator
+    from segweave.training.trainer import is_first_process, run_evaluator
 
     oracle: Any = Oracle()
-    result, predictions = evaluate_detector(oracle, NumberedDrawings(), device="cpu", devices=2, workers=0)
+    evaluator = DetectionEvaluator(oracle, NumberedDrawings())
+    result = run_evaluator(evaluator, device="cpu", devices=2, workers=0)
     if is_first_process():
-        Path(sys.argv[1]).write_text(json.dumps([detection_figures(result), predictions]))
+        Path(sys.argv[1]).write_text(json.dumps([result.to_json(), result.predictions]))

@@ -21,6 +21,7 @@ from segweave.networks.layers import resize_to
 from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.reports.explanation import MARGIN, WIDE
 from segweave.saving import save_model
+from tests.pictures import picture
 
 CLASSES = ("road", "tree", "sky")
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -66,12 +67,6 @@ class Pointing(SegmentationNetwork):
         return explained
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """(H, W, 3): blobs of colour."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     def make(model: str, short_edge: int | None = None, **options: Any) -> Path:
@@ -96,17 +91,6 @@ def pointing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """Makes runs of the network that points at pixels."""
     monkeypatch.setitem(NETWORKS, "pointing", Pointing)
     return lambda **arguments: make_run("pointing", **arguments)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with two pictures of two sizes, and a file that is none."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    Image.fromarray(picture(48, 64)).save(folder / "a.png")
-    Image.fromarray(picture(33, 47)).save(folder / "b.bmp")
-    (folder / "notes.txt").write_text("not an image")
-    return folder
 
 
 @pytest.mark.parametrize("model", EXPLAINING)
@@ -375,3 +359,33 @@ def test_a_network_that_explains_single_pixels_only_needs_one(pointing: MakeRun,
         explain(run, photos, out=tmp_path / "sheets", device="cpu")
     assert not (tmp_path / "sheets").exists()
     assert len(explain(run, photos, out=tmp_path / "sheets", at=(1, 2), device="cpu")) == 2
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_each_image_is_decoded_once(
+    make_run: MakeRun, photos: Path, tmp_path: Path, decoded: list[str], maps: bool
+) -> None:
+    explain(make_run("ocnet"), photos, out=tmp_path / "sheets", at=(46, 32), maps=maps, device="cpu")
+    assert sorted(decoded) == ["a.png", "b.bmp"]
+
+
+def test_no_image_is_decoded_where_one_has_no_such_pixel(
+    pointing: MakeRun, photos: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    with pytest.raises(InputError, match=r"b\.bmp: at x=50, y=40"):
+        explain(pointing(), photos, out=tmp_path / "sheets", at=(50, 40), device="cpu")
+    assert decoded == []
+
+
+def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, photos: Path, tmp_path: Path) -> None:
+    expected = [path.read_bytes() for path in explain(run, photos, out=tmp_path / "expected", device="cpu")]
+    for number, model in enumerate((str(run), run / "model", segweave.load(run))):
+        written = explain(model, photos, out=tmp_path / str(number), device="cpu")
+        assert [path.read_bytes() for path in written] == expected
+
+
+def test_a_network_that_explains_nothing_is_called_the_network(photos: Path, tmp_path: Path) -> None:
+    network = segweave.create_model("fcn", num_classes=len(CLASSES), backbone="test_resnet")
+    network.labelling = Labelling(CLASSES, PALETTE)
+    with pytest.raises(InputError, match=r"^the network: fcn explains nothing: "):
+        explain(network, photos, out=tmp_path / "sheets", device="cpu")
