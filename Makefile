@@ -1,15 +1,23 @@
-# demo, test and check each make .venv and install what they need; all they ask for is Python 3.11+, pip and make.
+# demo, test, test-all and check each make .venv and install what they need; all they ask for is Python 3.11+, pip and
+# make. `make test` leaves out the tests that are marked slow, `make test-all` runs all there are.
 PYTHON ?= python3
 BIN := .venv/bin
+# As many tests at once; each takes one core. They are dealt out in runs that follow each other in a file, so that what a
+# file's tests share is mostly made once, and whoever is done first takes over from the end of another's.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-all check format clean
 
 demo: .venv/installed
 	$(BIN)/segweave demo --out runs/demo --overwrite
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed-test
+	$(PYTEST)
 
 check: .venv/installed-check
 	$(BIN)/ruff format --check .
