@@ -279,7 +279,8 @@ def test_undefined_figures_and_no_examples(path: Path, network: DetectionNetwork
 @pytest.mark.parametrize("count", [2, 25, 80])
 def test_any_number_of_classes(path: Path, network: DetectionNetwork, count: int) -> None:
     classes = [f"class {k}" for k in range(count)]
-    html = report(path, finished(network, TWO, classes, replace(figures(0.0, classes), class_ap=dict.fromkeys(classes, 0.5))))
+    box = replace(figures(0.0, classes), class_ap=dict.fromkeys(classes, 0.5))
+    html = report(path, finished(network, TWO, classes, box))
     assert ParsedPage(html).texts.count(f"class {count - 1}") >= 1
     assert html.count("<table>") == 3 + (1 if count <= 24 else 2)
 

@@ -32,4 +32,4 @@ class SplitDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """A name that is unique within the split, by which messages and reports call the sample: its image's path."""
+        """What messages and reports call a sample: its image's path. No two samples of the split share a name."""

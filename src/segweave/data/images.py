@@ -1,4 +1,4 @@
-"""Reading pictures and masks from files: every way of storing them that users have, one clear error for the rest."""
+"""Reading pictures and masks from files, however users store them, with one clear error for what can't be read."""
 
 import os
 import struct
@@ -19,7 +19,7 @@ from segweave.data.colours import Colour
 from segweave.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""The file names' endings that are taken for images, in lower case; upper case counts too."""
+"""Files with these endings, in lower or upper case, are taken for images."""
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -103,7 +103,7 @@ def read_mask(path: str | Path, palette: Sequence[Colour] | None = None) -> npt.
     """Reads a mask: the value of each pixel, which is a class or a value to ignore.
 
     Grey, 1-bit, 16-bit and palette masks give their values (indices) as they are. A mask stored in colour is looked up
-    in `palette`; without one it must be grey in colour's clothes (red = green = blue everywhere).
+    in `palette`; without one it must be grey that is stored as colour (red = green = blue everywhere).
 
     Args:
         path: The mask's file.
@@ -216,7 +216,7 @@ def _as_text(colour: Sequence[int] | npt.NDArray[np.int64]) -> str:
 
 
 def to_array(image: ImageLike) -> npt.NDArray[np.uint8]:
-    """An image however it is given, as (H, W, 3), uint8, RGB.
+    """An image in any form, as an array (H, W, 3), uint8, RGB.
 
     Args:
         image: A file's path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, or a tensor (3,

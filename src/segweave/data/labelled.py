@@ -48,7 +48,7 @@ class LabelledSplit(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """By which messages call an image: its path."""
+        """What messages call an image: its path."""
 
     def labelled(self, index: int) -> Labelled:
         """Reads an image and its labels.

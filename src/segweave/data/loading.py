@@ -16,14 +16,13 @@ from segweave.errors import InputError
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for the chance that belongs to `numbers`, such as (seed, epoch, index): unrelated for any other
-    numbers."""
+    """A seed made from `numbers`, such as (seed, epoch, index); other numbers give an unrelated one."""
     return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def chance_of(*numbers: int) -> Iterator[None]:
-    """What torch draws within belongs to `numbers` alone; its generator is put back as it was."""
+    """Within it, what torch draws depends on `numbers` alone; afterwards torch's generator is as it was before."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed_of(*numbers))
         yield
@@ -55,7 +54,7 @@ class TrainingOrder(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Is called by Lightning before each epoch."""
+        """Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -74,8 +73,8 @@ class TrainingOrder(Sampler[tuple[int, int]]):
 class Share:
     """One process's share of a split in evaluation.
 
-    Every process gets equally many samples, since processes wait for each other at every step. Where that takes one
-    sample more than there are, a process gets the first one again, which doesn't count.
+    Every process gets equally many samples, since processes wait for each other at every step. A process
+    that would be one short gets the first sample again, which doesn't count.
 
     Args:
         length: Of the split.

@@ -141,7 +141,7 @@ def draw_scene(random: np.random.Generator, size: tuple[int, int], hero: Hero) -
     """Draws one picture around its large thing.
 
     Args:
-        random: Its children decide everything else; a fresh one is needed for the same picture again.
+        random: Generators spawned from it decide everything else; the same picture takes a fresh one.
         size: Height and width in pixels.
         hero: The large thing.
 

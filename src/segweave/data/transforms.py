@@ -15,9 +15,9 @@ class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision says no ty
 
     Args:
         scale_range: The smallest and the largest factor.
-        short_edges: Lengths in pixels, of which one is drawn for each image: the factor is that of an image whose short
-            edge has this length. None for the image's own.
-        long_edge: The length in pixels that the image's long edge may have at most; None: any.
+        short_edges: Lengths in pixels. One is drawn for each image, and the factor applies to the image resized to this
+            short edge. None for the image's own.
+        long_edge: The greatest length in pixels of the resized image's long edge; None for no limit.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ from segweave.progress import followed
 SMALL, MEDIUM = 32**2, 96**2
 """The areas in pixels below which COCO's figures call an object small, and medium."""
 _AGREEMENT = 2
-"""How far, in pixels, a box's edges may be from its mask's: tools round differently."""
+"""How far apart, in pixels, the edges of a box and of its mask may be: tools round differently."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DetectionCheck(CheckedSplit):
     """What a split of objects holds, and what is wrong with it. What could not be read is not counted."""
 
     category_ids: tuple[int, ...]
-    """What the annotations call each class."""
+    """The id of each class in the annotations."""
     class_objects: npt.NDArray[np.int64]
     """(K,), the number of objects of each class, groups aside."""
     groups: int

@@ -77,7 +77,7 @@ class CocoDataset(DetectionDataset):
 
     @classmethod
     def splits(cls, root: Path) -> list[str]:
-        """The names of the splits that lie in a folder, whether their images do or not.
+        """The names of the splits that have annotations in a folder, whether their images are there or not.
 
         Raises:
             InputError: There is no such folder.

@@ -12,7 +12,7 @@ from segweave.errors import InputError
 Entry = TypeVar("Entry", "CocoCategory", "CocoImage", "CocoObject")
 
 _SLACK = 0.5
-"""How far, in pixels, a box may reach beyond its image unmentioned: tools round differently."""
+"""How far, in pixels, a box may reach beyond its image without a warning: tools round differently."""
 
 
 class CocoCategory(NamedTuple):
@@ -72,7 +72,7 @@ class Annotations(NamedTuple):
 
 
 def read_annotations(file: Path, *, allow_lost: bool = False) -> Annotations:
-    """Reads a file in COCO's format, but for what lies within masks: see `segweave.detection.coco_masks.run_lengths`.
+    """Reads a file in COCO's format, except for the contents of masks: see `segweave.detection.coco_masks.run_lengths`.
 
     Args:
         file: The JSON file.

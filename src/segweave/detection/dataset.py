@@ -27,9 +27,9 @@ class DetectionTarget(TypedDict):
     iscrowd: Tensor
     """(N,), int64: 1 where what is marked is a group of objects, not one."""
     area: Tensor
-    """(N,), float32: in pixels, as the annotations give it; by it COCO's figures tell small objects from large ones."""
+    """(N,), float32: in pixels, as the annotations give it; COCO's figures for small and large objects go by it."""
     image_id: int
-    """By which the annotations call the image."""
+    """The image's id in the annotations."""
 
 
 class DetectionSample(NamedTuple):
@@ -44,9 +44,9 @@ class DetectionDataset(SplitDataset[DetectionSample]):
     """A split of a data set of objects: class k has the label k + 1.
 
     Attributes:
-        category_ids: What the annotations call each class; there may be gaps between them.
-        has_masks: Whether the objects have masks of their own. If not, masks are filled boxes: fit to train a detector
-            that looks at boxes alone, and nothing else.
+        category_ids: The id of each class in the annotations; there may be gaps between them.
+        has_masks: Whether the objects have masks of their own. If not, an object's mask is its filled box, which is of
+            use only for training a detector of boxes.
     """
 
     category_ids: Sequence[int]
@@ -68,7 +68,7 @@ class DetectionDataset(SplitDataset[DetectionSample]):
 
     @abstractmethod
     def image_id(self, index: int) -> int:
-        """By which the annotations call the image."""
+        """The image's id in the annotations."""
 
     @abstractmethod
     def ground_truth(self, *, masks: bool = True) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def detection_target(
     areas: Sequence[float],
     image_id: int,
 ) -> DetectionTarget:
-    """Brings what is known of N objects into the form of `DetectionTarget`.
+    """Puts what is known about N objects into a `DetectionTarget`.
 
     Args:
         boxes: (N, 4): left, top, right, bottom.
@@ -101,7 +101,7 @@ def detection_target(
         masks: (N, H, W).
         crowd: Which of them are groups of objects.
         areas: N areas in pixels.
-        image_id: By which the annotations call the image.
+        image_id: The image's id in the annotations.
     """
     corners = torch.from_numpy(np.array(boxes, np.float32).reshape(-1, 4))
     return DetectionTarget(

@@ -92,7 +92,7 @@ class DetectionEvaluationSamples(Dataset[DetectionItem]):
 
 
 def collate(items: Sequence[DetectionItem]) -> DetectionBatch:
-    """Gathers samples to a batch; nothing is stacked or padded, since their sizes differ."""
+    """Gathers samples into a batch; nothing is stacked or padded, since their sizes differ."""
     return DetectionBatch(*(list(field) for field in zip(*items, strict=True)))
 
 
@@ -113,8 +113,8 @@ def training_transform(
     Args:
         short_edges: Lengths in pixels, each as likely as the others: the image's short edge is resized to one of them
             (FPT, Section 4.1: 800). None for its own.
-        long_edge: The length in pixels that the image's long edge may have at most, which goes before the short edge
-            (FPT: 1000). None: any.
+        long_edge: The greatest length in pixels of the image's long edge, which goes before the short edge (FPT: 1000).
+            None for no limit.
         scale_range: The range of a random factor, by which the short edge is multiplied.
         flip_probability: Of mirroring left to right.
         brightness: The image is multiplied by a factor from [1 - brightness, 1 + brightness].

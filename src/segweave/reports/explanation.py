@@ -38,7 +38,7 @@ MEANINGS = {
     "regions": ("each in a colour of its own, which means nothing else",),
     "dots": ("on the single positions that a map marks",),
 }
-"""What the terms of the rows mean, in lines."""
+"""What the terms in the rows mean, line by line."""
 
 
 class Heading(NamedTuple):
@@ -51,7 +51,7 @@ class Heading(NamedTuple):
     caption: str
     """What `predicted` shows, such as "segmentation"."""
     legend: Sequence[tuple[str, Colour]]
-    """The names and colours of what is to be told apart in it."""
+    """The names and colours of what it shows."""
 
 
 def heading_size(image: Picture) -> tuple[int, int]:

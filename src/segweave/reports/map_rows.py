@@ -16,7 +16,7 @@ from segweave.reports.region_pictures import region_colours, region_map
 Map = NDArray[np.float32]
 AnyMap = NDArray[np.floating] | NDArray[np.integer] | NDArray[np.bool_]
 Point = tuple[float, float]
-"""Of a picture: the distances from the left and from the top, as parts of the width and of the height."""
+"""A point of a picture: its distances from the left and from the top, as shares of the width and of the height."""
 
 COLUMNS = 7
 """Pictures in a row: principal components, mean, single channels."""

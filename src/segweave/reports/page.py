@@ -32,7 +32,7 @@ class Example:
     Attributes:
         name: As the data set calls it.
         score: How well it was predicted, as people read it: "mIoU 61.2%".
-        pictures: As addresses (see `data_uri`), by caption, in the order shown.
+        pictures: As data URIs (see `data_uri`), by caption, in the order shown.
         size: Their width and height in pixels.
         sharp: Whether they are enlarged with sharp pixels, not smoothly.
     """
@@ -148,7 +148,7 @@ def in_columns(rows: Sequence[Row]) -> list[Sequence[Row]]:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A part of 1 in per cent, without the sign."""
+    """A share in per cent, without the sign."""
     return f"{100 * value:.{digits}f}"
 
 
@@ -184,7 +184,7 @@ def _own_name(key: str) -> str:
 
 
 def data_uri(picture: Image.Image, file_format: str, **options: object) -> str:
-    """A picture as the address of itself.
+    """A picture as a data URI, which holds all of it.
 
     Args:
         picture: Is encoded.
@@ -207,5 +207,5 @@ def _flattened(settings: Mapping[str, object], prefix: str = "") -> Iterator[tup
 
 
 def css_colour(colour: Colour) -> Markup:
-    """As style sheets write it."""
+    """A colour as style sheets write it."""
     return Markup("rgb({:d} {:d} {:d})").format(*map(int, colour))

@@ -141,7 +141,7 @@ class FolderDataset(SegmentationDataset):
         return values
 
     def invalid(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which labels are neither a class nor ignored: (H, W) -> (H, W)."""
+        """Which labels are neither a class nor ignored, in the shape of `labels`."""
         invalid: npt.NDArray[np.bool_] = ((labels < 0) | (labels >= len(self.classes))) & (labels != IGNORE_INDEX)
         return invalid
 

@@ -45,7 +45,7 @@ class LabelledBatch(NamedTuple):
 
 
 def collate(items: list[LabelledImage]) -> LabelledBatch:
-    """Stacks samples to a batch."""
+    """Stacks samples into a batch."""
     return LabelledBatch(*default_collate(items))
 
 
