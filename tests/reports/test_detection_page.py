@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from segweave.reports.run import report_detection_run
 
 from segweave.detection.average_precision import RECALLS, APFigures, DetectionResult, evaluate_detections
 from segweave.detection.page import DetectionExample, write_detection_report
 from segweave.detection.pictures import Objects
 from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
+from segweave.reports.run import report_detection_run
 from tests.reports.test_page import ROWS, Page
 
 CLASSES = ["cell", "café", "tree"]
