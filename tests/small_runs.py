@@ -73,7 +73,8 @@ def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     for split, count in (("train", 9), ("val", 5)):
         (root / split / "images").mkdir(parents=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in range(count):
             picture = generator.integers(0, 60, (48, 64, 3)).astype(np.uint8)
             images.append({"id": 10 * index, "file_name": f"{index}.png", "width": 64, "height": 48})

@@ -7,7 +7,10 @@ import pytest
 
 import segweave
 
-HEAVY = ("lightning", "pytorch_lightning", "matplotlib", "onnx", "jsonargparse", "tensorboard", "jinja2", "rich")
+HEAVY = (
+    *("lightning", "pytorch_lightning", "matplotlib", "onnx", "tensorboard", "jinja2", "rich", "pydantic"),
+    *("jsonargparse", "cyclopts"),
+)
 
 
 @pytest.mark.parametrize("name", segweave.__all__)
@@ -23,21 +26,29 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = segweave.nonsense
 
 
-def modules_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh Python has loaded after a statement."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{statement}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True
+@pytest.fixture(scope="module")
+def modules() -> list[set[str]]:
+    """The top-level modules that a fresh Python has loaded after importing segweave, and then after asking for networks
+    and data."""
+    statements = (
+        "import sys, segweave",
+        "print(*sys.modules)",
+        "segweave.load; segweave.open_dataset; segweave.list_models()",
+        "print(*sys.modules)",
     )
+    done = subprocess.run([sys.executable, "-c", "\n".join(statements)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {module.partition(".")[0] for module in done.stdout.split()}
+    return [{module.partition(".")[0] for module in line.split()} for line in done.stdout.splitlines()]
 
 
-def test_importing_segweave_pulls_in_nothing_heavy() -> None:
-    modules = modules_after("import segweave")
-    assert "segweave" in modules
-    assert not modules & set(HEAVY)
+@pytest.mark.slow
+def test_importing_segweave_pulls_in_nothing_heavy(modules: list[set[str]]) -> None:
+    assert "segweave" in modules[0]
+    assert not modules[0] & set(HEAVY)
 
 
-def test_networks_and_data_need_no_lightning() -> None:
-    statement = "import segweave; segweave.load; segweave.open_dataset; segweave.list_models()"
-    assert not modules_after(statement) & {"lightning", "pytorch_lightning", "matplotlib", "onnx", "jsonargparse"}
+@pytest.mark.slow
+def test_networks_and_data_need_no_lightning(modules: list[set[str]]) -> None:
+    assert modules[0] < modules[1]
+    unneeded = {"lightning", "pytorch_lightning", "matplotlib", "onnx", "tensorboard", "jsonargparse", "cyclopts"}
+    assert not modules[1] & unneeded

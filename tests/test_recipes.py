@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from segweave import create_model
 from segweave.training.configuration import configure, read_settings
@@ -11,14 +13,36 @@ from segweave.training.configuration import configure, read_settings
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_recipe_is_read_and_its_network_can_be_made(recipe: Path) -> None:
+def label(recipe: Path) -> str:
+    return f"{recipe.parent.name}/{recipe.stem}"
+
+
+def one_for_each_network() -> list[Path]:
+    """The first of the recipes that train the same network with the same options."""
+    first: dict[str, Path] = {}
+    for path in RECIPES:
+        recipe = yaml.safe_load(path.read_text())
+        first.setdefault(f"{recipe['model']} {sorted(recipe.get('options', {}).items())}", path)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=label)
+def test_every_recipe_is_read(recipe: Path) -> None:
     settings = read_settings(recipe)
     configuration = configure({**settings, "data": "shapes"})
     for name, value in settings.items():
         written = getattr(configuration, name)
         assert (list(written) if isinstance(written, tuple) else written) == value
-    create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+
+
+@pytest.mark.parametrize("recipe", one_for_each_network(), ids=label)
+def test_the_network_of_every_recipe_can_be_made(recipe: Path) -> None:
+    """At its full width, on the meta device, where tensors have a shape and no numbers."""
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    assert configuration.model is not None
+    with torch.device("meta"):
+        network = create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+    assert all(parameter.is_meta for parameter in network.parameters())
 
 
 def test_pan_recipes_are_the_paper_s() -> None:
@@ -142,7 +166,7 @@ def test_fpt_recipes_are_the_paper_s(
     assert configuration.short_edges == ((269, 369, 469, 569) if name == "ade20k" else None)
 
 
-FPT_TABLES = {
+FPT_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "table4_ufp": ("ufp", {}),
     "table4_st": ("fpt", {"grounding": "none", "rendering": False}),
     "table4_lgt": ("fpt", {"self_transformer": False, "rendering": False}),
@@ -169,10 +193,15 @@ def test_every_row_of_fpt_s_tables_is_a_recipe_with_its_own_settings() -> None:
         assert recipes[name] == {"model": model, "options": expected, **shared}, name
 
 
-OBJECTS = {"neck": "fpt"}
-WITHOUT = {"st": {"self_transformer": False}, "gt": {"grounding": "none"}, "rt": {"rendering": False}}
-AUGMENTED = {"augmented_head": True}
-NON_LOCAL, GLOBAL_CONTEXT = ({"backbone_attention": attention} for attention in ("non_local", "global_context"))
+OBJECTS: dict[str, Any] = {"neck": "fpt"}
+WITHOUT: dict[str, dict[str, Any]] = {
+    "st": {"self_transformer": False},
+    "gt": {"grounding": "none"},
+    "rt": {"rendering": False},
+}
+AUGMENTED: dict[str, Any] = {"augmented_head": True}
+NON_LOCAL: dict[str, Any] = {"backbone_attention": "non_local"}
+GLOBAL_CONTEXT: dict[str, Any] = {"backbone_attention": "global_context"}
 FPT_OBJECT_TABLES: dict[str, dict[str, Any]] = {
     "table1_bfp": {"neck": "bfp"},
     "table1_st": {**OBJECTS, **WITHOUT["gt"], **WITHOUT["rt"]},
@@ -210,7 +239,8 @@ def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() ->
     recipes = {name: recipe for name, recipe in recipes.items() if recipe["model"] in ("mask_rcnn", "faster_rcnn")}
     assert set(recipes) == set(FPT_OBJECT_TABLES)
     for name, options in FPT_OBJECT_TABLES.items():
-        recipe = configure({**recipes[name], "data": "shapes"})
+        settings = recipes[name]
+        recipe = configure({**settings, "data": "shapes"})
         detection = name == "coco_detection"
         assert recipe.model == ("faster_rcnn" if detection else "mask_rcnn"), name
         shared = {"channels": 256, "head_channels": 1024, "rois_per_image": 512, "positive_share": 0.25}
@@ -228,5 +258,5 @@ def test_every_row_of_fpt_s_object_tables_is_a_recipe_with_its_own_settings() ->
         assert (recipe.freeze_backbone, recipe.freeze_batch_norm) == (not new_blocks, new_blocks), name
         assert (recipe.batch_size, recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (8, 0.05, 0.9, 1e-4)
         images = 118_287  # in train2017
-        steps = recipe.epochs * images / recipe.batch_size
+        steps = settings["epochs"] * images / settings["batch_size"]
         assert steps == pytest.approx(100_000 if detection else 160_000, rel=0.05), name

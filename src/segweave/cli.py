@@ -72,12 +72,12 @@ def _demo(words: list[str]) -> None:
 
 def _train(words: list[str]) -> None:
     from segweave.commands.train import train
-    from segweave.training.configuration import RunConfiguration
+    from segweave.training.settings import RunSettings
 
     parser = _parser("train")
     parser.add_function_arguments(train, skip={"settings"})
-    parser.add_class_arguments(RunConfiguration, skip={"data"})
-    types = {**typing.get_type_hints(train), **typing.get_type_hints(RunConfiguration)}
+    parser.add_class_arguments(RunSettings, skip={"data"})
+    types = {**typing.get_type_hints(train), **typing.get_type_hints(RunSettings)}
     arguments = parser.parse_args(_joined(words, types), defaults=False)
     given = arguments.as_dict()
     if "out" not in given:

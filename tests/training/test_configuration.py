@@ -59,7 +59,7 @@ def test_settings_as_given_and_as_resolved_are_two_classes() -> None:
 
 
 def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
-    given = {
+    given: dict[str, Any] = {
         "crop_size": (64, 96),
         "options": {"kernel_sizes": [3, 3, 3]},
         "ema": 0.9,
@@ -151,7 +151,13 @@ def test_what_is_left_open_is_chosen() -> None:
 
 
 def test_what_is_given_is_kept() -> None:
-    given = {"epochs": 300, "crop_size": (64, 64), "short_edge": 0, "learning_rate": 1.0, "scale_range": (1.0, 1.0)}
+    given: dict[str, Any] = {
+        "epochs": 300,
+        "crop_size": (64, 64),
+        "short_edge": 0,
+        "learning_rate": 1.0,
+        "scale_range": (1.0, 1.0),
+    }
     chosen = resolved(images=10, options={"attention": "se"}, validate_every=7, **given)
     assert {name: getattr(chosen, name) for name in given} == given
     assert chosen.validate_every == 7

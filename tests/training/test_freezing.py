@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import segweave
 from segweave import create_model, train
+from segweave.networks.network import SegmentationNetwork
 from segweave.segmentation.samples import LabelledImage
 from segweave.training.callbacks import exponential_average
 from segweave.training.steps import TrainingSteps
@@ -61,7 +62,7 @@ def record_modes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[bool], 
     modes: list[tuple[int, set[bool], set[bool]]] = []
     step = TrainingSteps.training_step
 
-    def record(self: TrainingSteps, batch: LabelledImage, batch_idx: int) -> Tensor:
+    def record(self: TrainingSteps[Any], batch: LabelledImage, batch_idx: int) -> Tensor:
         backbone = set(self.network.backbone.modules())
         others = set(self.modules()) - backbone
         modes.append((self.global_step, {m.training for m in backbone}, {m.training for m in others}))
@@ -86,6 +87,7 @@ def test_the_backbone_is_in_evaluation_mode_at_every_step(
 @pytest.mark.parametrize("name", ["pan", "ocnet", "ranet"])
 def test_the_rest_has_the_gradients_that_it_had(name: str) -> None:
     network = create_model(name, num_classes=3, backbone="test_resnet")
+    assert isinstance(network, SegmentationNetwork)
     network.backbone.eval()
     frozen = copy.deepcopy(network)
     frozen.backbone.freeze()
@@ -104,6 +106,7 @@ def test_the_rest_has_the_gradients_that_it_had(name: str) -> None:
 def test_compiled_losses_leave_the_backbone() -> None:
     torch.compiler.reset()
     network = create_model("fcn", num_classes=3, backbone="test_resnet", dropout=0.0)
+    assert isinstance(network, SegmentationNetwork)
     network.backbone.freeze()
     before = copy.deepcopy(network.backbone.state_dict())
     compute = torch.compile(network.losses, backend="aot_eager")
@@ -119,16 +122,18 @@ def test_compiled_losses_leave_the_backbone() -> None:
 
 
 def test_the_average_of_what_does_not_change_is_itself() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.BatchNorm1d(40), torch.nn.Linear(40, 1))
-    module[1].num_batches_tracked.fill_(123_456_789)
+    norm, trained = torch.nn.BatchNorm1d(40), torch.nn.Linear(40, 1)
+    module = torch.nn.Sequential(torch.nn.Linear(40, 40), norm, trained)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.fill_(123_456_789)
     averaged = AveragedModel(module, avg_fn=exponential_average(0.999), use_buffers=True)
     start = copy.deepcopy(module.state_dict())
-    expected = module[2].weight.detach().clone()
+    expected = trained.weight.detach().clone()
     for step in range(50):
         with torch.no_grad():
-            module[2].weight += torch.randn(1, 40)
+            trained.weight += torch.randn(1, 40)
         averaged.update_parameters(module)
-        expected = module[2].weight.detach().clone() if step == 0 else expected.lerp(module[2].weight.detach(), 0.001)
+        expected = trained.weight.detach().clone() if step == 0 else expected.lerp(trained.weight.detach(), 0.001)
     for name, tensor in averaged.module.state_dict().items():
         if name == "2.weight":
             torch.testing.assert_close(tensor, expected)

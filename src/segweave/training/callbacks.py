@@ -140,7 +140,7 @@ class MovingAverage(WeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """The step of the average that torch's `AveragedModel` calls for each tensor: (average, current, steps) -> the new
     average.
 
@@ -148,7 +148,7 @@ def exponential_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tens
         decay: Share of the average that is left.
     """
 
-    def update(average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+    def update(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
         mixed = (decay * average + (1 - decay) * current).to(average.dtype)
         return torch.where(average == current, average, mixed)  # rounding would move the weights of a frozen backbone
 
