@@ -19,7 +19,8 @@ from segweave.models import NETWORKS
 from segweave.networks.backbones import Backbone
 from segweave.networks.layers import resize_to
 from segweave.networks.network import Labelling, SegmentationNetwork
-from segweave.reports.explanation import MARGIN, WIDE
+from segweave.reports.explanation import MARGIN
+from segweave.reports.map_rows import WIDE
 from segweave.saving import save_model
 from tests.pictures import picture
 
@@ -290,7 +291,7 @@ def test_maps_of_integers_and_booleans_are_written_as_they_are(pointing: MakeRun
 
 def test_names_that_exist_with_a_pixel_are_known_with_it(pointing: MakeRun, photos: Path, tmp_path: Path) -> None:
     run, out = pointing(), tmp_path / "sheets"
-    choice = {"images": photos / "a.png", "out": out, "maps": True, "device": "cpu"}
+    choice: dict[str, Any] = {"images": photos / "a.png", "out": out, "maps": True, "device": "cpu"}
     with pytest.raises(InputError, match=r"^names pointed: expected some of regions, bright; with at pointed too$"):
         explain(run, names=["pointed"], **choice)
     with pytest.raises(InputError, match=r"^names no: expected some of regions, bright, pointed$"):
@@ -389,3 +390,21 @@ def test_a_network_that_explains_nothing_is_called_the_network(photos: Path, tmp
     network.labelling = Labelling(CLASSES, PALETTE)
     with pytest.raises(InputError, match=r"^the network: fcn explains nothing: "):
         explain(network, photos, out=tmp_path / "sheets", device="cpu")
+
+
+def test_a_network_in_training_is_explained_in_evaluation_and_stays_as_it_was(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    expected = explain(run, photos, out=tmp_path / "expected", maps=True, device="cpu")
+    network = segweave.load(run).train()
+    network.backbone.eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    written = explain(network, photos, out=tmp_path / "written", maps=True, device="cpu")
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    for path, other in zip(written, expected, strict=True):
+        assert path.read_bytes() == other.read_bytes()
+        maps, others = np.load(path.with_suffix(".npz")), np.load(other.with_suffix(".npz"))
+        for name in others:
+            np.testing.assert_array_equal(maps[name], others[name])

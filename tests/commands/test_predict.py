@@ -41,7 +41,7 @@ def test_predict_writes_masks_overlays_and_probabilities(run: Path, photos: Path
         assert mask.mode == "P"
         np.testing.assert_array_equal(np.asarray(mask), expected.mask)
         palette = [value for colour in ShapesSegmentationDataset.palette for value in colour]
-        assert mask.getpalette()[: len(palette)] == palette
+        assert (mask.getpalette() or [])[: len(palette)] == palette
         probabilities = np.load(out / f"{path.stem}_probabilities.npy")
         assert probabilities.dtype == np.float16
         assert expected.probabilities is not None
@@ -319,9 +319,28 @@ def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
     np.testing.assert_array_equal(np.asarray(Image.open(coarse)), scores.argmax(dim=1)[0].numpy())
     np.testing.assert_array_equal(segment(ranet, RGB, coarse=True).mask, np.asarray(Image.open(coarse)))
     assert (np.asarray(Image.open(coarse)) != np.asarray(Image.open(fine))).any()
+    save_model(ranet, tmp_path / "run" / "model")
+    out = tmp_path / "cli"
+    words = ["predict", str(tmp_path / "run"), str(photos / "a.png"), "--out", str(out), "--device", "cpu", "--coarse"]
+    assert main(words) == 0
+    assert (out / "a.png").read_bytes() == coarse.read_bytes()
 
 
 def test_a_network_without_a_coarse_segmentation_is_refused(run: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"PAN has no coarse segmentation: .* expected a RANet"):
         predict(run, photos, out=tmp_path / "masks", coarse=True, device="cpu")
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_network_in_training_predicts_in_evaluation_and_stays_as_it_was(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    network = segweave.load(run).train()
+    network.backbone.eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    written = predict(network, photos, out=tmp_path / "written", device="cpu")
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    expected = predict(run, photos, out=tmp_path / "expected", device="cpu")
+    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in expected]
