@@ -258,15 +258,6 @@ def test_two_processes_count_as_one_does(
     assert done.stdout.count("mIoU") == 1
 
 
-def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, small_folder: Path) -> None:
-    expected = evaluate(run, data=small_folder, **HERE).to_json()
-    for model in (str(run), run / "model", segweave.load(run)):
-        assert evaluate(model, data=small_folder, **HERE).to_json() == expected
-    network = segweave.create_model("fcn", num_classes=12, backbone="test_resnet")
-    with pytest.raises(InputError, match=r"the network has no classes: expected one from segweave\.load"):
-        evaluate(network, data=small_folder, **HERE)
-
-
 def test_a_network_whose_classes_the_data_has_not_is_called_the_network(
     ranet: SegmentationNetwork, drawn_folder: Path, tmp_path: Path
 ) -> None:
@@ -347,14 +338,3 @@ def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
 def test_a_network_without_a_coarse_segmentation_is_refused(run: Path, small_folder: Path) -> None:
     with pytest.raises(InputError, match=r"PAN has no coarse segmentation: .* expected a RANet"):
         evaluate(run, data=small_folder, coarse=True, **HERE)
-
-
-def test_a_network_in_training_is_evaluated_in_evaluation_and_stays_as_it_was(run: Path, small_folder: Path) -> None:
-    network = segweave.load(run).train()
-    network.backbone.eval()
-    modes = [module.training for module in network.modules()]
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    result = evaluate(network, data=small_folder, **HERE)
-    assert [module.training for module in network.modules()] == modes
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert result.to_json() == evaluate(run, data=small_folder, **HERE).to_json()

@@ -378,33 +378,8 @@ def test_no_image_is_decoded_where_one_has_no_such_pixel(
     assert decoded == []
 
 
-def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, photos: Path, tmp_path: Path) -> None:
-    expected = [path.read_bytes() for path in explain(run, photos, out=tmp_path / "expected", device="cpu")]
-    for number, model in enumerate((str(run), run / "model", segweave.load(run))):
-        written = explain(model, photos, out=tmp_path / str(number), device="cpu")
-        assert [path.read_bytes() for path in written] == expected
-
-
 def test_a_network_that_explains_nothing_is_called_the_network(photos: Path, tmp_path: Path) -> None:
     network = segweave.create_model("fcn", num_classes=len(CLASSES), backbone="test_resnet")
     network.labelling = Labelling(CLASSES, PALETTE)
     with pytest.raises(InputError, match=r"^the network: fcn explains nothing: "):
         explain(network, photos, out=tmp_path / "sheets", device="cpu")
-
-
-def test_a_network_in_training_is_explained_in_evaluation_and_stays_as_it_was(
-    run: Path, photos: Path, tmp_path: Path
-) -> None:
-    expected = explain(run, photos, out=tmp_path / "expected", maps=True, device="cpu")
-    network = segweave.load(run).train()
-    network.backbone.eval()
-    modes = [module.training for module in network.modules()]
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    written = explain(network, photos, out=tmp_path / "written", maps=True, device="cpu")
-    assert [module.training for module in network.modules()] == modes
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    for path, other in zip(written, expected, strict=True):
-        assert path.read_bytes() == other.read_bytes()
-        maps, others = np.load(path.with_suffix(".npz")), np.load(other.with_suffix(".npz"))
-        for name in others:
-            np.testing.assert_array_equal(maps[name], others[name])

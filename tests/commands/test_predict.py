@@ -166,16 +166,6 @@ def test_a_rotated_file_is_predicted_upright(run: Path, tmp_path: Path) -> None:
     assert Image.open(mask).size == (48, 64)
 
 
-def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, photos: Path, tmp_path: Path) -> None:
-    written = []
-    for number, model in enumerate((str(run), run, run / "model", segweave.load(run))):
-        written.append(predict(model, photos, out=tmp_path / str(number), device="cpu"))
-    for paths in written[1:]:
-        assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in written[0]]
-    with pytest.raises(InputError, match=r"nowhere: expected the folder of a run"):
-        predict(tmp_path / "nowhere", photos, out=tmp_path / "masks", device="cpu")
-
-
 def test_each_image_is_decoded_once(run: Path, photos: Path, tmp_path: Path, decoded: list[str]) -> None:
     predict(run, photos, out=tmp_path / "masks", probabilities=True, device="cpu")
     assert sorted(decoded) == ["a.png", "b.bmp"]
@@ -330,17 +320,3 @@ def test_a_network_without_a_coarse_segmentation_is_refused(run: Path, photos: P
     with pytest.raises(InputError, match=r"PAN has no coarse segmentation: .* expected a RANet"):
         predict(run, photos, out=tmp_path / "masks", coarse=True, device="cpu")
     assert not (tmp_path / "masks").exists()
-
-
-def test_a_network_in_training_predicts_in_evaluation_and_stays_as_it_was(
-    run: Path, photos: Path, tmp_path: Path
-) -> None:
-    network = segweave.load(run).train()
-    network.backbone.eval()
-    modes = [module.training for module in network.modules()]
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    written = predict(network, photos, out=tmp_path / "written", device="cpu")
-    assert [module.training for module in network.modules()] == modes
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    expected = predict(run, photos, out=tmp_path / "expected", device="cpu")
-    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in expected]

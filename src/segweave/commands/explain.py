@@ -108,7 +108,8 @@ def _known_maps(network: Network) -> _KnownMaps:
     with evaluating(network), torch.inference_mode():
         images = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
         general = list(network.explain(images))
-    return _KnownMaps(general, [name for name in network.explain(images.clone(), at=(0, 0)) if name not in general])
+        with_pixel = list(network.explain(images.clone(), at=(0, 0)))
+    return _KnownMaps(general, [name for name in with_pixel if name not in general])
 
 
 def _chosen_names(
