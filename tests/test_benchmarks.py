@@ -2,6 +2,7 @@
 are there already."""
 
 import runpy
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -24,7 +25,7 @@ def ablations(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     def train(*command: Any, **options: Any) -> None:
         raise AssertionError("a run is trained")
 
-    monkeypatch.setattr(ablations.subprocess, "run", train)
+    monkeypatch.setattr(subprocess, "run", train)
     return ablations
 
 
@@ -86,7 +87,7 @@ def test_a_row_is_trained_with_its_settings(
         given = {flag: command[command.index(flag) + 1] for flag in ("--data", "--out", "--config")}
         asked.append({**read_settings(given["--config"]), "data": given["--data"], "out": given["--out"]})
 
-    monkeypatch.setattr(ablations.subprocess, "run", train)
+    monkeypatch.setattr(subprocess, "run", train)
     row = ablations.Row("FPT", 80.0, "fpt", "fpt", {"channels": 32, "rates": (2, 5), "attention": None, "deep": True})
     settings = {**ablations.SETTINGS, "freeze_backbone": True}
     arguments = Namespace(

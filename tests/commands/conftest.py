@@ -1,5 +1,6 @@
 """Tiny trained networks, and tiny folders of images and masks, of the twelve classes of `shapes`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,9 +88,10 @@ def ranet() -> SegmentationNetwork:
 def detector() -> DetectionNetwork:
     """A detector of the categories of `coco_folder`, with random weights; each test gets its own."""
     torch.manual_seed(0)
-    network = segweave.create_model("mask_rcnn", num_classes=2, backbone="test_resnet", **narrow())
+    network: DetectionNetwork = segweave.create_model("mask_rcnn", num_classes=2, backbone="test_resnet", **narrow())
     network.labelling = Labelling(("red", "green"), ((200, 40, 40), (40, 200, 40)), category_ids=(3, 7))
-    return network.eval()
+    network.eval()
+    return network
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +124,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     prepare = ImageFile.ImageFile.load_prepare
 
     def note(image: ImageFile.ImageFile) -> None:  # which Pillow does once, before it decodes what it has opened
-        names.append(Path(image.filename).name)
+        names.append(Path(os.fsdecode(image.filename)).name)
         prepare(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", note)

@@ -58,9 +58,16 @@ def plain_loop(run: Path, root: Path, short_edge: int | None = None) -> np.ndarr
     return confusion
 
 
+def segmented(run: Any, **arguments: Any) -> SegmentationResult:
+    """What `evaluate` gives for a network that labels pixels."""
+    result = evaluate(run, **arguments)
+    assert isinstance(result, SegmentationResult)
+    return result
+
+
 @pytest.fixture(scope="module")
 def result(run: Path, drawn_folder: Path) -> SegmentationResult:
-    return evaluate(run, data=drawn_folder, **HERE)
+    return segmented(run, data=drawn_folder, **HERE)
 
 
 def test_result_is_that_of_a_plain_loop(run: Path, drawn_folder: Path, result: SegmentationResult) -> None:
@@ -87,9 +94,9 @@ def test_images_are_resized_as_they_were_in_training(run: Path, small_folder: Pa
     configuration = json.loads((run / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**configuration, "short_edge": 96}))
     expected = plain_loop(run, small_folder, short_edge=96)
-    other = evaluate(tmp_path, data=small_folder, **HERE)
+    other = segmented(tmp_path, data=small_folder, **HERE)
     assert np.abs(other.confusion.numpy() - expected).sum() / 2 <= 0.001 * expected.sum()
-    plain = evaluate(run, data=small_folder, **HERE)
+    plain = segmented(run, data=small_folder, **HERE)
     assert not torch.equal(other.confusion, plain.confusion)
 
 
@@ -127,7 +134,7 @@ def test_classes_that_occur_nowhere_have_no_figure(constant_run: Path, drawn_fol
         Image.new("L", (40, 36), index).save(tmp_path / "val" / "masks" / f"{index}.png")
     (tmp_path / "dataset.yaml").write_text((drawn_folder / "dataset.yaml").read_text())
     out = tmp_path / "figures.json"
-    result = evaluate(constant_run, data=tmp_path, out=out, **HERE)
+    result = segmented(constant_run, data=tmp_path, out=out, **HERE)
     assert result.pixel_accuracy == 0.5
     assert result.mean_iou == 0.25
     iou = list(result.class_iou.values())
@@ -186,25 +193,25 @@ def test_a_run_without_a_model_is_named(drawn_folder: Path, tmp_path: Path) -> N
 
 
 def test_command_line_takes_scales_flip_and_window(run: Path, small_folder: Path, tmp_path: Path) -> None:
-    asked = {"scales": (0.5, 1.0), "flip": True, "window": (40, 48)}
-    expected = evaluate(run, data=small_folder, **asked, **HERE)
+    asked: dict[str, Any] = {"scales": (0.5, 1.0), "flip": True, "window": (40, 48)}
+    expected = segmented(run, data=small_folder, **asked, **HERE)
     out = tmp_path / "cli.json"
     words = ["evaluate", str(run), "--data", str(small_folder), "--split", "val", "--scales", "0.5", "1.0", "--flip"]
     words += ["--window", "40", "48", "--device", "cpu", "--workers", "0", "--out", str(out)]
     assert main(words) == 0
     assert json.loads(out.read_text())["confusion"] == expected.confusion.tolist()
-    plain = evaluate(run, data=small_folder, **HERE)
+    plain = segmented(run, data=small_folder, **HERE)
     assert not torch.equal(plain.confusion, expected.confusion)
 
 
 def test_random_views_differ_from_image_to_image_and_with_the_seed(
     run: Path, small_folder: Path, tmp_path: Path
 ) -> None:
-    asked = {"random_views": 2, "scale_range": (0.5, 1.5)}
-    seeds = [evaluate(run, data=small_folder, **asked, seed=seed, **HERE).confusion for seed in (0, 0, 1)]
+    asked: dict[str, Any] = {"random_views": 2, "scale_range": (0.5, 1.5)}
+    seeds = [segmented(run, data=small_folder, **asked, seed=seed, **HERE).confusion for seed in (0, 0, 1)]
     assert torch.equal(seeds[0], seeds[1])
     assert not torch.equal(seeds[0], seeds[2])
-    network, dataset = segweave.load(run), open_dataset(small_folder, None, "val")
+    network, dataset = segweave.load(run), open_dataset(small_folder, None, "val", task="segmentation")
     inference = Inference(short_edge=network.labelling.short_edge, seed=1, **asked)
     confusion = torch.zeros_like(seeds[2])
     for number in range(len(dataset)):
@@ -217,7 +224,7 @@ def test_random_views_differ_from_image_to_image_and_with_the_seed(
 
 
 def test_command_line_takes_random_views(run: Path, small_folder: Path, tmp_path: Path) -> None:
-    expected = evaluate(run, data=small_folder, random_views=2, scale_range=(0.5, 1.5), seed=3, **HERE)
+    expected = segmented(run, data=small_folder, random_views=2, scale_range=(0.5, 1.5), seed=3, **HERE)
     out = tmp_path / "cli.json"
     words = ["evaluate", str(run), "--data", str(small_folder), "--random-views", "2", "--scale-range", "0.5", "1.5"]
     words += ["--seed", "3", "--device", "cpu", "--workers", "0", "--out", str(out)]
@@ -249,15 +256,6 @@ def test_two_processes_count_as_one_does(
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["confusion"] == result.confusion.tolist()
     assert done.stdout.count("mIoU") == 1
-
-
-def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, small_folder: Path) -> None:
-    expected = evaluate(run, data=small_folder, **HERE).to_json()
-    for model in (str(run), run / "model", segweave.load(run)):
-        assert evaluate(model, data=small_folder, **HERE).to_json() == expected
-    network = segweave.create_model("fcn", num_classes=12, backbone="test_resnet")
-    with pytest.raises(InputError, match=r"the network has no classes: expected one from segweave\.load"):
-        evaluate(network, data=small_folder, **HERE)
 
 
 def test_a_network_whose_classes_the_data_has_not_is_called_the_network(
@@ -318,10 +316,10 @@ def test_options_for_objects_are_refused_by_name_for_pixels(run: Path, small_fol
 
 @HAS_COARSE
 def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
-    ranet: SegmentationNetwork, small_folder: Path
+    ranet: SegmentationNetwork, small_folder: Path, tmp_path: Path
 ) -> None:
-    fine = evaluate(ranet, data=small_folder, **HERE)
-    coarse = evaluate(ranet, data=small_folder, coarse=True, **HERE)
+    fine = segmented(ranet, data=small_folder, **HERE)
+    coarse = segmented(ranet, data=small_folder, coarse=True, **HERE)
     dataset = open_dataset(small_folder, None, "val", task="segmentation")
     expected = torch.zeros_like(fine.confusion)
     for image, mask in (dataset[number] for number in range(len(dataset))):
@@ -330,6 +328,11 @@ def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
         expected += confusion_matrix(prediction, mask.as_subclass(torch.Tensor), len(dataset.classes))
     assert torch.equal(coarse.confusion, expected)
     assert not torch.equal(coarse.confusion, fine.confusion)
+    save_model(ranet, tmp_path / "run" / "model")
+    out = tmp_path / "cli.json"
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(small_folder), "--coarse", "--out", str(out)]
+    assert main([*words, "--device", "cpu", "--workers", "0"]) == 0
+    assert json.loads(out.read_text())["confusion"] == coarse.confusion.tolist()
 
 
 def test_a_network_without_a_coarse_segmentation_is_refused(run: Path, small_folder: Path) -> None:

@@ -19,7 +19,8 @@ from segweave.models import NETWORKS
 from segweave.networks.backbones import Backbone
 from segweave.networks.layers import resize_to
 from segweave.networks.network import Labelling, SegmentationNetwork
-from segweave.reports.explanation import MARGIN, WIDE
+from segweave.reports.explanation import MARGIN
+from segweave.reports.map_rows import WIDE
 from segweave.saving import save_model
 from tests.pictures import picture
 
@@ -290,7 +291,7 @@ def test_maps_of_integers_and_booleans_are_written_as_they_are(pointing: MakeRun
 
 def test_names_that_exist_with_a_pixel_are_known_with_it(pointing: MakeRun, photos: Path, tmp_path: Path) -> None:
     run, out = pointing(), tmp_path / "sheets"
-    choice = {"images": photos / "a.png", "out": out, "maps": True, "device": "cpu"}
+    choice: dict[str, Any] = {"images": photos / "a.png", "out": out, "maps": True, "device": "cpu"}
     with pytest.raises(InputError, match=r"^names pointed: expected some of regions, bright; with at pointed too$"):
         explain(run, names=["pointed"], **choice)
     with pytest.raises(InputError, match=r"^names no: expected some of regions, bright, pointed$"):
@@ -375,13 +376,6 @@ def test_no_image_is_decoded_where_one_has_no_such_pixel(
     with pytest.raises(InputError, match=r"b\.bmp: at x=50, y=40"):
         explain(pointing(), photos, out=tmp_path / "sheets", at=(50, 40), device="cpu")
     assert decoded == []
-
-
-def test_a_run_is_given_as_its_folder_or_as_a_network(run: Path, photos: Path, tmp_path: Path) -> None:
-    expected = [path.read_bytes() for path in explain(run, photos, out=tmp_path / "expected", device="cpu")]
-    for number, model in enumerate((str(run), run / "model", segweave.load(run))):
-        written = explain(model, photos, out=tmp_path / str(number), device="cpu")
-        assert [path.read_bytes() for path in written] == expected
 
 
 def test_a_network_that_explains_nothing_is_called_the_network(photos: Path, tmp_path: Path) -> None:

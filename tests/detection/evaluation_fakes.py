@@ -36,8 +36,8 @@ class NumberedDrawings(DetectionDataset):
     def image_id(self, index: int) -> int:
         return 100 - 7 * index
 
-    def ground_truth(self) -> dict[str, Any]:
-        truth = self.drawings.ground_truth()
+    def ground_truth(self, *, masks: bool = True) -> dict[str, Any]:
+        truth = self.drawings.ground_truth(masks=masks)
         renumbered = {self.drawings.image_id(index): self.image_id(index) for index in range(len(self))}
         for image in truth["images"]:
             image["id"] = renumbered[image["id"]]

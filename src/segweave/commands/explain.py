@@ -102,13 +102,14 @@ class _KnownMaps(NamedTuple):
 def _known_maps(network: Network) -> _KnownMaps:
     import torch
 
-    from segweave.networks.network import SMALLEST_SIDE
+    from segweave.networks.network import SMALLEST_SIDE, evaluating
 
     side = 2 * SMALLEST_SIDE
-    with torch.inference_mode():
+    with evaluating(network), torch.inference_mode():
         images = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
         general = list(network.explain(images))
-    return _KnownMaps(general, [name for name in network.explain(images.clone(), at=(0, 0)) if name not in general])
+        with_pixel = list(network.explain(images.clone(), at=(0, 0)))
+    return _KnownMaps(general, [name for name in with_pixel if name not in general])
 
 
 def _chosen_names(
@@ -161,9 +162,11 @@ def _explained(network: Network, image: "NDArray[np.uint8]", at: Pixel | None) -
     """The network's maps, (C, h, w), of an image as it sees it in evaluation: float32, or integers and booleans."""
     import torch
 
+    from segweave.networks.network import evaluating
+
     device = next(network.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1).to(device, torch.float32) / 255
-    with torch.no_grad():
+    with evaluating(network), torch.no_grad():
         images = network.prepared(pixels)
         pixel = None if at is None else _rescaled(at, (image.shape[0], image.shape[1]), images.shape[-2:])
         explained = network.explain(images, at=pixel)
