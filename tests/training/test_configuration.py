@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from segweave import InputError, create_model
@@ -13,14 +14,35 @@ from segweave.training.steps import poly_schedule
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_recipe_is_read_and_its_network_can_be_made(recipe: Path) -> None:
+def label(recipe: Path) -> str:
+    return f"{recipe.parent.name}/{recipe.stem}"
+
+
+def one_for_each_network() -> list[Path]:
+    """The first of the recipes that train the same network with the same options."""
+    first: dict[str, Path] = {}
+    for path in RECIPES:
+        recipe = yaml.safe_load(path.read_text())
+        first.setdefault(f"{recipe['model']} {sorted(recipe.get('options', {}).items())}", path)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=label)
+def test_every_recipe_is_read(recipe: Path) -> None:
     settings = read_settings(recipe)
     configuration = configure({**settings, "data": "shapes"})
     for name, value in settings.items():
         written = getattr(configuration, name)
         assert (list(written) if isinstance(written, tuple) else written) == value
-    create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+
+
+@pytest.mark.parametrize("recipe", one_for_each_network(), ids=label)
+def test_the_network_of_every_recipe_can_be_made(recipe: Path) -> None:
+    """At its full width, on the meta device, where tensors have a shape and no numbers."""
+    configuration = configure({**read_settings(recipe), "data": "shapes"})
+    with torch.device("meta"):
+        network = create_model(configuration.model, num_classes=3, backbone="test_resnet", **configuration.options)
+    assert all(parameter.is_meta for parameter in network.parameters())
 
 
 def test_pan_recipes_are_the_paper_s() -> None:
