@@ -92,9 +92,7 @@ class TestCreateModel:
         assert network.recipe["options"] == options
 
     def test_weights_are_channels_last(self) -> None:
-        weight = (
-            create_model("pan", num_classes=3, backbone="test_resnet", decoder_channels=16).context.down[0][0].weight
-        )
+        weight = create_model("pan", num_classes=3, backbone="test_resnet", decoder_channels=16).fpa.down[0][0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
 
     def test_constructors_take_keywords_only(self) -> None:
