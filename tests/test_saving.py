@@ -97,7 +97,7 @@ class TestSave:
         network = make_network()
         save_model(network, tmp_path / "model")
         assert network.training
-        assert network.context.down[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert network.fpa.down[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 class TestLoad:

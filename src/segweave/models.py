@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import TypeAdapter
 
-from segweave.errors import InputError, plain_message
+from segweave.errors import InputError
+from segweave.nearest import nearest
 from segweave.networks.agln import AGLN
 from segweave.networks.backbones import Attention, Backbone
 from segweave.networks.deeplabv3 import DeepLabV3
@@ -22,23 +23,11 @@ from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
 from segweave.networks.rcnn import FasterRCNN, MaskRCNN
 from segweave.networks.ufp import UFP
+from segweave.typed_values import of_type
 
-__all__ = [
-    "DETECTION_NETWORKS",
-    "NETWORKS",
-    "SEGMENTATION_NETWORKS",
-    "Network",
-    "check_options",
-    "create_model",
-    "list_models",
-    "model_options",
-]
+__all__ = ["NETWORKS", "Network", "check_options", "create_model", "list_models", "model_options"]
 
-Task = Literal["semantic", "detection", "instance"]
-SemanticName = Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"]
-DetectionName = Literal["faster_rcnn", "mask_rcnn"]
-
-SEGMENTATION_NETWORKS: dict[str, type[SegmentationNetwork]] = {
+NETWORKS: dict[str, type[Network]] = {
     "fcn": FCN,
     "fpn": FPN,
     "pspnet": PSPNet,
@@ -49,19 +38,13 @@ SEGMENTATION_NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "agln": AGLN,
     "ranet": RANet,
     "fpt": FPT,
+    "faster_rcnn": FasterRCNN,
+    "mask_rcnn": MaskRCNN,
 }
-
-DETECTION_NETWORKS: dict[str, type[DetectionNetwork]] = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
-
-NETWORKS: dict[str, type[Network]] = {**SEGMENTATION_NETWORKS, **DETECTION_NETWORKS}
-_NAMES: dict[Task, list[str]] = {
-    "semantic": list(SEGMENTATION_NETWORKS),
-    "detection": list(DETECTION_NETWORKS),
-    "instance": [name for name, network_class in DETECTION_NETWORKS.items() if network_class.has_masks],
-}
+"""The networks by name; a new one is a line here."""
 
 
-def list_models(task: Task | None = None) -> list[str]:
+def list_models(task: Literal["semantic", "detection", "instance"] | None = None) -> list[str]:
     """The names that `create_model` knows, of one task or of all.
 
     Args:
@@ -70,29 +53,15 @@ def list_models(task: Task | None = None) -> list[str]:
     Raises:
         InputError: The task is unknown.
     """
-    if task is None:
-        return list(NETWORKS)
-    if task not in _NAMES:
-        raise InputError(f"task {task!r}: expected one of {', '.join(_NAMES)}")
-    return list(_NAMES[task])
+    if task not in (None, "semantic", "detection", "instance"):
+        raise InputError(f"task {task!r}: {nearest(str(task), ['semantic', 'detection', 'instance'])}")
+    return [name for name, network_class in NETWORKS.items() if task is None or task in _tasks(network_class)]
 
 
-@overload
-def create_model(
-    name: SemanticName, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
-) -> SegmentationNetwork: ...
-
-
-@overload
-def create_model(
-    name: DetectionName, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
-) -> DetectionNetwork: ...
-
-
-@overload
-def create_model(
-    name: str, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
-) -> Network: ...
+def _tasks(network_class: type[Network]) -> set[str]:
+    if issubclass(network_class, DetectionNetwork):
+        return {"detection", "instance"} if network_class.has_masks else {"detection"}
+    return {"semantic"} if issubclass(network_class, SegmentationNetwork) else set()
 
 
 def create_model(
@@ -115,7 +84,7 @@ def create_model(
     """
     network_class = NETWORKS.get(name)
     if network_class is None:
-        raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
+        raise InputError(f"unknown model {name!r}: {nearest(name, list(NETWORKS))}")
     most = network_class.most_classes
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
@@ -151,23 +120,16 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: Names the option, and what is known instead.
     """
-    from jsonargparse import ArgumentError, ArgumentParser  # a heavy import for those who pass no options
-
     known = _options(name)
+    checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in known:
-            raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
-        if value is None and type(None) not in typing.get_args(known[option].kind):
-            raise InputError(f"option of model {name!r}: {option} None: expected a value")
-    parser = ArgumentParser(exit_on_error=False)
-    for option in options:
-        parser.add_argument(f"--{option}", type=known[option].kind)
-    values = {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
-    try:
-        parsed = parser.parse_object(values)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"option of model {name!r}: {plain_message(error)}") from error
-    return {option: parsed[option] for option in options}
+            raise InputError(f"unknown option {option!r} of model {name!r}: {nearest(option, list(known))}")
+        try:
+            checked[option] = of_type(TypeAdapter(known[option].kind), value, option)
+        except InputError as error:
+            raise InputError(f"option of model {name!r}: {error}") from error
+    return checked
 
 
 class _Option(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.models import Network, create_model
+from segweave.models import NETWORKS, Network, create_model
 from segweave.networks.network import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
@@ -169,10 +169,13 @@ def _model_folder(run: str | os.PathLike[str]) -> Path:
 
 
 def _read_weights(folder: Path, configuration: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights, by the names that they have now."""
     try:
-        return safetensors.torch.load_file(folder / WEIGHTS_FILE)
+        weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise _not_its_weights(folder, configuration, error) from error
+    network_class = NETWORKS.get(configuration["model"], Network)
+    return {network_class.current_name(name): tensor for name, tensor in weights.items()}
 
 
 def _not_its_weights(folder: Path, configuration: dict[str, Any], error: Exception) -> InputError:

@@ -137,10 +137,10 @@ def naive_fusion(
 ) -> dict[str, Tensor]:
     """Eq. 6, and all that comes before it."""
     enhanced, descriptor_map = naive_distribution(
-        module.distribution, descriptors, decoder_map, learnable_alpha=learnable_alpha, lite=lite
+        module.sdm, descriptors, decoder_map, learnable_alpha=learnable_alpha, lite=lite
     )
     refined = naive_refinement(
-        module.refinement,
+        module.lrm,
         encoder_map,
         enhanced,
         descriptor_map,
@@ -175,10 +175,10 @@ def naive_decoder(
     """Figure 4: what the last context fusion block of each of the three stages has computed."""
 
     def aggregate(number: int, stage: Tensor) -> Tensor:
-        return naive_descriptors(network.aggregations[number - 1], stage, global_pooling)
+        return naive_descriptors(network.sabs[number - 1], stage, global_pooling)
 
     def fuse(stage: int, number: int, described: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> dict[str, Tensor]:
-        module = network.decoder[stage - 1][number - 1]
+        module = network.cfbs[f"{number}_{stage - number + 1}"]
         return naive_fusion(module, described, upsample(decoder_map, encoder_map), encoder_map, **options)
 
     first = aggregate(1, x)  # SAB 1
@@ -201,6 +201,20 @@ def naive_agln(network: AGLN, images: Tensor, **options: Any) -> Tensor:
     res2, res3, res4, x = naive_laterals(network.laterals, network.backbone(images))
     stages = naive_decoder(network, x, res4, res3, res2, **options)
     return upsample(naive_head(network.head, x, [stage["output"] for stage in stages]), images)
+
+
+def make_fusion(
+    channels: int,
+    descriptors: int,
+    *,
+    learnable_alpha: bool = True,
+    learnable_beta: bool = True,
+    lite: bool = False,
+    **refinement: Any,
+) -> ContextFusion:
+    """A block of finished parts, as the network makes it of its options."""
+    sdm = SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite)
+    return ContextFusion(channels, sdm, LocalRefinement(**refinement), learnable_beta=learnable_beta, lite=lite)
 
 
 def make_irregular(module: nn.Module) -> nn.Module:

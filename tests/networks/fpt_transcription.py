@@ -224,13 +224,13 @@ def naive_feature_pyramid_transformer(
         joined = [x]
         if self_transformer:
             own = {"parts": self_parts, "similarity": self_similarity, **weighing}
-            joined.append(naive_interaction(level.self_transformer, x, x, **own))
+            joined.append(naive_interaction(level.st, x, x, **own))
         if grounding != "none":
             theirs = {"parts": grounding_parts, "similarity": grounding_similarity, **weighing}
-            for ground, coarse in zip(level.grounding, maps[number + 1 :], strict=True):
+            for ground, coarse in zip(level.gts, maps[number + 1 :], strict=True):
                 joined.append(naive_interaction(ground, x, coarse, square_size=side, **theirs))
         if rendering:
-            for render, fine in zip(level.rendering, maps[:number], strict=True):
+            for render, fine in zip(level.rts, maps[:number], strict=True):
                 joined.append(naive_rendering(render, x, fine))
         fuse = convolve if isinstance(level.fuse, nn.Conv2d) else block
         levels.append(fuse(torch.cat(joined, dim=1), level.fuse))

@@ -255,9 +255,9 @@ def naive_ranet(
         probabilities = coarse_logits.exp() / coarse_logits.exp().sum(dim=1, keepdim=True)
     attention = naive_region_attention(boundaries, probabilities)
     roots = naive_regions(attention, threshold)
-    scores = naive_scores(network.construction.weight * attention, roots)
+    scores = naive_scores(network.rcb.weight * attention, roots)
     o = naive_region_interaction(
-        network.interaction,
+        network.rib,
         a,
         scores,
         roots,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from segweave.networks.agln import (
-    ContextFusion,
     LocalRefinement,
     SemanticAggregation,
     SemanticDistribution,
@@ -16,6 +15,7 @@ from segweave.networks.agln import (
 from tests.networks.agln_transcription import (
     DIVISORS,
     SIZES,
+    make_fusion,
     make_irregular,
     naive_descriptor_map,
     naive_descriptors,
@@ -116,7 +116,7 @@ class TestEquations:
     def test_6_context_fusion(
         self, size: tuple[int, int], batch: int, training: bool, options: dict[str, bool]
     ) -> None:
-        module = make_irregular(ContextFusion(4, 8, **options)).train(training)
+        module = make_irregular(make_fusion(4, 8, **options)).train(training)
         d, a, b = some_descriptors(batch, 4, 8), some_map(batch, 4, size), some_map(batch, 4, size)
         actual, expected = module(d, a, b), naive_fusion(module, d, a, b, **options)["output"]
         assert actual.shape == (batch, 4, *size)
@@ -127,7 +127,7 @@ class TestEquations:
     def test_6_with_each_scaling(
         self, size: tuple[int, int], batch: int, descriptors: int, affinity_scaling: Any
     ) -> None:
-        module = make_irregular(ContextFusion(4, descriptors, affinity_scaling=affinity_scaling))
+        module = make_irregular(make_fusion(4, descriptors, affinity_scaling=affinity_scaling))
         d, a, b = some_descriptors(batch, 4, descriptors), some_map(batch, 4, size), some_map(batch, 4, size)
         expected = naive_fusion(module, d, a, b, affinity_scaling=affinity_scaling)["output"]
         assert_same_outputs_and_gradients(module, module(d, a, b), expected, [d, a, b])
@@ -278,20 +278,20 @@ class TestShortcut:
 
 class TestContextFusion:
     def test_beta_starts_at_one(self) -> None:
-        module = ContextFusion(6, 8)
+        module = make_fusion(6, 8)
         assert module.beta.item() == 1
         assert module.beta.shape == ()
 
     def test_fixed_scalars_are_no_parameters(self) -> None:
-        module = ContextFusion(6, 8, learnable_alpha=False, learnable_beta=False)
-        assert module.beta == module.distribution.alpha == 1
+        module = make_fusion(6, 8, learnable_alpha=False, learnable_beta=False)
+        assert module.beta == module.sdm.alpha == 1
         assert not [name for name in module.state_dict() if name.endswith(("alpha", "beta"))]
-        learned = ContextFusion(6, 8).state_dict().keys() - module.state_dict().keys()
-        assert learned == {"distribution.alpha", "beta"}
+        learned = make_fusion(6, 8).state_dict().keys() - module.state_dict().keys()
+        assert learned == {"sdm.alpha", "beta"}
 
     def test_lite_replaces_both_convolutions(self) -> None:
-        full, lite = ContextFusion(6, 8), ContextFusion(6, 8, lite=True)
-        shapes = [p.shape for p in (*full.distribution.enhance.parameters(), *full.fuse.parameters())]
+        full, lite = make_fusion(6, 8), make_fusion(6, 8, lite=True)
+        shapes = [p.shape for p in (*full.sdm.enhance.parameters(), *full.fuse.parameters())]
         assert shapes == [(6, 6, 3, 3), (6,), (6,)] * 2
-        shapes = [p.shape for p in (*lite.distribution.enhance.parameters(), *lite.fuse.parameters())]
+        shapes = [p.shape for p in (*lite.sdm.enhance.parameters(), *lite.fuse.parameters())]
         assert shapes == [(6, 1, 3, 3), (6, 6, 1, 1), (6,), (6,)] * 2

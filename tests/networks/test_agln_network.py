@@ -111,17 +111,20 @@ class TestAGLN:
     def test_descriptors_reach_every_stage(self) -> None:
         network = make_irregular(make_agln()).eval()
         network(torch.randn(2, 3, 40, 33, dtype=torch.float64)).square().sum().backward()
-        for name, parameter in network.aggregations.named_parameters():
+        for name, parameter in network.sabs.named_parameters():
             assert parameter.grad.abs().max() > 0, name
 
-    @pytest.mark.parametrize(("dense", "aggregations", "blocks"), [(True, 3, [1, 2, 3]), (False, 1, [1, 1, 1])])
-    def test_blocks_of_the_decoder(self, dense: bool, aggregations: int, blocks: list[int]) -> None:
+    @pytest.mark.parametrize(
+        ("dense", "sabs", "blocks"),
+        [(True, 3, ["1_1", "1_2", "2_1", "1_3", "2_2", "3_1"]), (False, 1, ["1_1", "1_2", "1_3"])],
+    )
+    def test_blocks_of_the_decoder(self, dense: bool, sabs: int, blocks: list[str]) -> None:
         network = make_agln(dense=dense)
-        assert len(network.aggregations) == aggregations
-        assert [len(stage) for stage in network.decoder] == blocks
+        assert len(network.sabs) == sabs
+        assert list(network.cfbs) == blocks
         names = [name for name, _ in network.named_parameters()]
-        assert sum(name.endswith(".alpha") for name in names) == sum(blocks)
-        assert sum(name.endswith(".beta") for name in names) == sum(blocks)
+        assert sum(name.endswith(".alpha") for name in names) == len(blocks)
+        assert sum(name.endswith(".beta") for name in names) == len(blocks)
         assert all(p == 0 for name, p in network.named_parameters() if name.endswith(".alpha"))
         assert all(p == 1 for name, p in network.named_parameters() if name.endswith(".beta"))
 
@@ -139,15 +142,15 @@ class TestAGLN:
     def test_global_average_pooling_has_one_descriptor(self, dense: bool) -> None:
         network = make_agln(global_pooling="average", dense=dense)
         with torch.no_grad():
-            for aggregation in network.aggregations:
-                assert aggregation(torch.randn(2, 6, 3, 3)).shape == (2, 6, 1)
-        assert not any("attend" in name for name, _ in network.aggregations.named_parameters())
+            for sab in network.sabs:
+                assert sab(torch.randn(2, 6, 3, 3)).shape == (2, 6, 1)
+        assert not any("attend" in name for name, _ in network.sabs.named_parameters())
 
     def test_all_but_the_decoder_is_that_of_fpn(self) -> None:
         with torch.device("meta"):
             baseline = create_model("fpn", num_classes=4, backbone="test_resnet").state_dict()
             network = create_model("agln", num_classes=4, backbone="test_resnet").state_dict()
-        own = {name for name in network if name.startswith(("aggregations.", "decoder."))}
+        own = {name for name in network if name.startswith(("sabs.", "cfbs."))}
         assert {name: network[name].shape for name in network.keys() - own} == {
             name: tensor.shape for name, tensor in baseline.items()
         }
@@ -161,7 +164,7 @@ class TestAGLN:
             defaults[name] for name in ("channel_resampling", "spatial_gating", "learnable_alpha", "learnable_beta")
         )
         network = AGLN(backbone=Backbone("test_resnet"), num_classes=4)
-        assert network.aggregations[0].attend.weight.shape == (128, 256, 1, 1)
+        assert network.sabs[0].attend.weight.shape == (128, 256, 1, 1)
 
     def test_dropout_of_the_head(self) -> None:
         assert make_agln().head.classify[1].p == 0.1
@@ -183,7 +186,7 @@ class TestAGLN:
                 expected[f"gate_{name}"] = sigmoid(stage["descriptor_map"])
         aggregated = [x, stages[0]["output"], stages[1]["output"]][: 3 if dense else 1]
         for number, source in enumerate(aggregated, start=1):
-            scores = convolve(source, network.aggregations[number - 1].attend)
+            scores = convolve(source, network.sabs[number - 1].attend)
             powers = torch.exp(scores)
             expected[f"attention_{number}"] = powers / powers.sum(dim=(2, 3), keepdim=True)
         assert explained.keys() == expected.keys()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segweave.models import SEGMENTATION_NETWORKS, create_model
+from segweave.models import create_model, list_models
 from segweave.networks.losses import IGNORE_INDEX, pixel_cross_entropy
 from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import load, save_model
@@ -24,7 +24,7 @@ class Variant:
     """A network to hold to its promises.
 
     Attributes:
-        name: Its name in `SEGMENTATION_NETWORKS`.
+        name: Its name in `segweave.models.NETWORKS`.
         options: What `create_model` is given beside it.
         explained: The names of what `explain` gives.
         unused: Parameters that no loss can reach, and why.
@@ -174,7 +174,7 @@ VARIANTS = {
 
 
 TRACED = [
-    *SEGMENTATION_NETWORKS,
+    *list_models("semantic"),
     *(
         pytest.param(variant, marks=pytest.mark.slow)
         for variant in (
@@ -193,8 +193,8 @@ network's other ones lack. What is only left out, wider or of another number can
 
 
 def test_every_network_is_held_to_the_contract() -> None:
-    assert {variant.name for variant in VARIANTS.values()} == set(SEGMENTATION_NETWORKS)
-    assert all(VARIANTS[name].name == name for name in SEGMENTATION_NETWORKS)
+    assert {variant.name for variant in VARIANTS.values()} == set(list_models("semantic"))
+    assert all(VARIANTS[name].name == name for name in list_models("semantic"))
 
 
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())

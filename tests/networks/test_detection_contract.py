@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segweave.errors import InputError
-from segweave.models import DETECTION_NETWORKS, create_model
+from segweave.models import create_model, list_models
 from segweave.networks.necks import NeckName
 from segweave.networks.network import DetectionNetwork, Labelling
 from segweave.saving import load, save_model
@@ -29,7 +29,7 @@ class Variant:
     """A network to hold to its promises.
 
     Attributes:
-        name: Its name in `DETECTION_NETWORKS`.
+        name: Its name in `segweave.models.NETWORKS`.
         neck: Its pyramid.
         options: What `create_model` is given beside.
     """
@@ -47,7 +47,9 @@ class Variant:
         return create_model(self.name, num_classes=NUM_CLASSES, backbone="test_resnet", **options)
 
 
-VARIANTS = {f"{name}, {neck}": Variant(name, neck) for name in DETECTION_NETWORKS for neck in NeckName.__args__} | {
+VARIANTS = {
+    f"{name}, {neck}": Variant(name, neck) for name in list_models("detection") for neck in NeckName.__args__
+} | {
     "faster_rcnn, dilated backbone, augmented head": Variant(
         "faster_rcnn", "bpa", {"augmented_head": True, "output_stride": 16}
     ),
@@ -58,7 +60,7 @@ VARIANTS = {f"{name}, {neck}": Variant(name, neck) for name in DETECTION_NETWORK
 
 def test_every_network_is_held_to_the_contract_with_every_neck() -> None:
     held = {(variant.name, variant.neck) for variant in VARIANTS.values()}
-    assert held == {(name, neck) for name in DETECTION_NETWORKS for neck in ("bfp", "fpn", "bpa", "fpt")}
+    assert held == {(name, neck) for name in list_models("detection") for neck in ("bfp", "fpn", "bpa", "fpt")}
 
 
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())

@@ -78,8 +78,8 @@ class TestFeaturePyramidTransformer:
         """Level 2 of 4: itself, ST, GT from levels 3 and 4, RT from level 1, of 8 channels each but for itself."""
         level = transformer_of(WIDTHS, 8).levels[1]
         assert level.fuse.weight.shape == (8, 5 + 4 * 8, 3, 3)
-        assert [ground.key.in_channels for ground in level.grounding] == [4, 6]
-        assert [render.reduce.in_channels for render in level.rendering] == [3]
+        assert [ground.key.in_channels for ground in level.gts] == [4, 6]
+        assert [render.reduce.in_channels for render in level.rts] == [3]
         alone = transformer_of(WIDTHS, 8, **TRANSFORMERS["none"]).levels
         assert [each.fuse.in_channels for each in alone] == WIDTHS
 
@@ -188,13 +188,13 @@ class TestExplainLevels:
         expected = {}
         for number, transformed in enumerate(naive_feature_pyramid_transformer(module, maps, **options)):
             expected[f"transformed_level{number + 1}"] = transformed
-            for finer, render in enumerate(module.levels[number].rendering):
+            for finer, render in enumerate(module.levels[number].rts):
                 expected[f"rendering_gate_from_level{finer + 1}_level{number + 1}"] = naive_gate(render, maps[finer])
         for number, (level, x) in enumerate(zip(module.levels, maps, strict=True)):
             weighing["position"] = int(place[0] * x.shape[2] / 45), int(place[1] * x.shape[3] / 56)
-            attention = naive_interaction(level.self_transformer, x, x, **own, **weighing)
+            attention = naive_interaction(level.st, x, x, **own, **weighing)
             expected[f"self_attention_level{number + 1}"] = attention
-            for coarser, ground in enumerate(level.grounding, start=number + 1):
+            for coarser, ground in enumerate(level.gts, start=number + 1):
                 side = options.get("square_size")
                 attention = naive_interaction(ground, x, maps[coarser], square_size=side, **theirs, **weighing)
                 expected[f"grounding_from_level{coarser + 1}_level{number + 1}"] = attention
@@ -312,12 +312,12 @@ class TestFPT:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_the_network_s_own_widths_have_a_fused_kernel(self, dtype: torch.dtype) -> None:
         network = create_model("fpt", num_classes=3, backbone="test_resnet", grounding="global")
-        assert network.transformer.levels[0].self_transformer.value.out_channels == 256
+        assert network.transformer.levels[0].st.value.out_channels == 256
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
             losses = network.losses(torch.randn(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64))
             sum(losses.values()).backward()
         for level in network.transformer.levels:
-            for interaction in (level.self_transformer, *level.grounding):
+            for interaction in (level.st, *level.gts):
                 assert interaction.query.weight.grad.isfinite().all()
 
     @torch.no_grad()

@@ -148,11 +148,11 @@ class TestTransformedPyramid:
     @pytest.mark.parametrize(
         ("options", "parts"),
         [
-            ({"grounding": "none", "rendering": False}, {"self_transformer"}),
-            ({"self_transformer": False, "rendering": False}, {"grounding"}),
-            ({"self_transformer": False, "grounding": "none"}, {"rendering"}),
-            ({"rendering": False}, {"self_transformer", "grounding"}),
-            ({}, {"self_transformer", "grounding", "rendering"}),
+            ({"grounding": "none", "rendering": False}, {"st"}),
+            ({"self_transformer": False, "rendering": False}, {"gts"}),
+            ({"self_transformer": False, "grounding": "none"}, {"rts"}),
+            ({"rendering": False}, {"st", "gts"}),
+            ({}, {"st", "gts", "rts"}),
         ],
         ids=str,
     )

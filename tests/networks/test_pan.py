@@ -218,13 +218,13 @@ class TestPAN:
             attention = options.get("attention", "pyramid")
             if attention == "pyramid":
                 pooling, branch = options.get("pooling", "average"), options.get("global_pooling", "add")
-                x = naive_fpa(network.context, x, pooling, branch)
+                x = naive_fpa(network.fpa, x, pooling, branch)
             elif attention == "squeeze_excitation":
-                x = naive_squeeze_excitation(network.context, x)
+                x = naive_squeeze_excitation(network.fpa, x)
             else:
-                x = convolve(x, network.context)
+                x = convolve(x, network.fpa)
             if options.get("global_attention_upsample", True):
-                for gau, low in zip(network.decoder, (res4, res3, res2), strict=True):
+                for gau, low in zip(network.gaus, (res4, res3, res2), strict=True):
                     x = naive_gau(gau, low, x, options.get("global_context", True))
             logits = (
                 torch.einsum("bchw,kc->bkhw", x, network.head.weight[:, :, 0, 0]) + network.head.bias[:, None, None]
@@ -237,24 +237,24 @@ class TestPAN:
         losses["segmentation"].backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad.isfinite().all(), name
-        assert any(p.grad.abs().max() > 0 for p in network.context.parameters())
+        assert any(p.grad.abs().max() > 0 for p in network.fpa.parameters())
 
     def test_defaults_are_the_papers(self) -> None:
         assert PAN.default_output_stride == 16
         network = PAN(backbone=Backbone("resnet18", output_stride=PAN.default_output_stride), num_classes=4).eval()
         defaults = {p.name: p.default for p in inspect.signature(PAN).parameters.values()}
         assert defaults["decoder_channels"] == 256
-        assert isinstance(network.context, FeaturePyramidAttention)
-        assert [block[0].kernel_size[0] for block in network.context.down] == [7, 5, 3]
-        assert not network.context.max_pooling
-        assert network.context.attention(torch.randn(1, 512, 4, 4)).shape == (1, 1, 4, 4)
-        assert network.context.global_branch is not None
-        assert network.context.project is None
+        assert isinstance(network.fpa, FeaturePyramidAttention)
+        assert [block[0].kernel_size[0] for block in network.fpa.down] == [7, 5, 3]
+        assert not network.fpa.max_pooling
+        assert network.fpa.attention(torch.randn(1, 512, 4, 4)).shape == (1, 1, 4, 4)
+        assert network.fpa.global_branch is not None
+        assert network.fpa.project is None
         res2, res3, res4, res5 = network.backbone(torch.randn(1, 3, 64, 48))
         assert res5.shape[-2:] == res4.shape[-2:] == (4, 3)
-        assert [gau.reduce[0].in_channels for gau in network.decoder] == [x.shape[1] for x in (res4, res3, res2)]
-        assert all(gau.reduce[0].kernel_size == (3, 3) for gau in network.decoder)
-        assert all(gau.gate[1][0].in_channels == 256 for gau in network.decoder)
+        assert [gau.reduce[0].in_channels for gau in network.gaus] == [x.shape[1] for x in (res4, res3, res2)]
+        assert all(gau.reduce[0].kernel_size == (3, 3) for gau in network.gaus)
+        assert all(gau.gate[1][0].in_channels == 256 for gau in network.gaus)
         assert network.head.in_channels == 256
 
     def test_fewer_parts_have_fewer_parameters(self) -> None:
@@ -270,12 +270,12 @@ class TestPAN:
 
     def test_without_attention_the_context_is_a_convolution(self) -> None:
         network = make_pan(attention=None)
-        assert isinstance(network.context, ConvNormAct)
-        assert network.context[0].kernel_size == (1, 1)
+        assert isinstance(network.fpa, ConvNormAct)
+        assert network.fpa[0].kernel_size == (1, 1)
 
     def test_one_image_trains_with_the_running_statistics_of_the_global_branches(self) -> None:
         network = make_pan().train()
-        pooled = [network.context.global_branch[1][1], *(gau.gate[1][1] for gau in network.decoder)]
+        pooled = [network.fpa.global_branch[1][1], *(gau.gate[1][1] for gau in network.gaus)]
         for norm in pooled:
             norm.running_mean.uniform_(-0.1, 0.1)
         before = [norm.running_mean.clone() for norm in pooled]
@@ -285,17 +285,17 @@ class TestPAN:
         assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(pooled, before, strict=True))
         assert all(norm.running_var.eq(1).all() and norm.num_batches_tracked == 0 for norm in pooled)
         assert all(norm.bias.grad.abs().max() > 0 for norm in pooled)
-        assert network.context.reduce[1].num_batches_tracked == 1
+        assert network.fpa.reduce[1].num_batches_tracked == 1
 
         high = torch.randn(1, 32, 4, 4)
-        gate = network.decoder[0].gate
+        gate = network.gaus[0].gate
         torch.testing.assert_close(gate(high), convolve(global_average(high), gate.eval()[1]))
 
     def test_two_images_move_the_running_statistics_of_the_global_branches(self) -> None:
         network = make_pan().train()
         network(torch.randn(2, 3, 64, 64))
-        assert network.context.global_branch[1][1].num_batches_tracked == 1
-        assert all(gau.gate[1][1].num_batches_tracked == 1 for gau in network.decoder)
+        assert network.fpa.global_branch[1][1].num_batches_tracked == 1
+        assert all(gau.gate[1][1].num_batches_tracked == 1 for gau in network.gaus)
 
     def test_explains_with_what_it_multiplied_by(self) -> None:
         network = make_pan().eval()
@@ -303,8 +303,8 @@ class TestPAN:
         with torch.no_grad():
             explained = network.explain(images)
             *_, res4, res5 = network.backbone(images)
-            high = network.context(res5)
-            torch.testing.assert_close(explained["attention"], network.context.attention(res5))
-            torch.testing.assert_close(explained["gate_res4"], network.decoder[0].gate(high))
-            high = network.decoder[0](res4, high)
-            torch.testing.assert_close(explained["gate_res3"], network.decoder[1].gate(high))
+            high = network.fpa(res5)
+            torch.testing.assert_close(explained["attention"], network.fpa.attention(res5))
+            torch.testing.assert_close(explained["gate_res4"], network.gaus[0].gate(high))
+            high = network.gaus[0](res4, high)
+            torch.testing.assert_close(explained["gate_res3"], network.gaus[1].gate(high))

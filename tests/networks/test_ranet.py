@@ -251,16 +251,19 @@ class TestRANet:
     @pytest.mark.parametrize("auxiliary", ["res5", "res4"])
     def test_coarse_segmentation(self, auxiliary: str) -> None:
         network = make_ranet(auxiliary=auxiliary).eval()
-        assert network.output == "fine"
-        network.output = "coarse"
         expected = naive_ranet(network, some_images(), auxiliary=auxiliary)["coarse_logits"]
-        assert_same_outputs_and_gradients(network, network(some_images()), expected)
+        coarse = network.coarse_logits(some_images())
+        assert coarse.shape == (2, 4, *SIZE)
+        assert_same_outputs_and_gradients(network, coarse, expected)
 
     def test_without_semantic_scores_there_is_no_coarse_segmentation(self) -> None:
-        network = make_ranet(regions="boundaries")
-        network.output = "coarse"
-        with pytest.raises(ValueError, match="output 'coarse': expected a network that has semantic scores"):
-            network(some_images())
+        with pytest.raises(InputError, match="regions 'boundaries': a RANet without semantic scores has no coarse seg"):
+            make_ranet(regions="boundaries").coarse_logits(some_images())
+
+    def test_other_networks_have_no_coarse_segmentation(self) -> None:
+        network = create_model("fcn", num_classes=2, backbone="test_resnet")
+        with pytest.raises(InputError, match=r"FCN has no coarse segmentation: .*expected a RANet"):
+            network.coarse_logits(some_images())
 
     @torch.no_grad()
     def test_rows_differ(self) -> None:

@@ -23,6 +23,8 @@ text leaves open, and how we read it (the parameters and multiply-adds of Table 
 - AGLN-Lite has a depthwise 3x3 and a 1x1 convolution, then batch norm and ReLU, for each 3x3 of the fusion blocks.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 import torch
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from segweave.networks.backbones import Backbone
 from segweave.networks.fpn import Laterals, PyramidHead
 from segweave.networks.layers import BatchNorm2d, ConvNormAct, resize_like
-from segweave.networks.network import SegmentationNetwork
+from segweave.networks.network import SegmentationNetwork, position_of
 
 # Shapes: B images, C channels of the decoder, N semantic descriptors, h x w the size of the map that is aggregated,
 # H x W the size of a decoder stage
@@ -39,9 +41,16 @@ from segweave.networks.network import SegmentationNetwork
 STAGES = ("res4", "res3", "res2")
 """The encoder maps that the decoder's stages after the first take in, from coarse to fine."""
 
+STRAIGHT_BLOCKS = (("1_1",), ("1_2",), ("1_3",))
+"""The context fusion blocks of each of these stages, named as in Figure 4: CFB n_k is the k-th that is given the
+descriptors of SAB n. Those of the straight decoder (Figure 4a)."""
+
+DENSE_BLOCKS = (("1_1",), ("1_2", "2_1"), ("1_3", "2_2", "3_1"))
+"""Those of the densely connected decoder (Figure 4b)."""
+
 
 class AGLN(SegmentationNetwork):
-    """Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
+    """AGLN, Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
 
     The defaults are the paper's best network, the dense decoder of Table VII. Every row of Tables IV to VIII is an
     argument (`recipes/agln` has one file a row).
@@ -68,6 +77,17 @@ class AGLN(SegmentationNetwork):
     """
 
     default_output_stride: ClassVar[int] = 32
+    former_names: ClassVar[Mapping[str, str]] = {
+        r"aggregations\.": "sabs.",
+        r"decoder\.0\.0\.": "cfbs.1_1.",
+        r"decoder\.1\.0\.": "cfbs.1_2.",
+        r"decoder\.1\.1\.": "cfbs.2_1.",
+        r"decoder\.2\.0\.": "cfbs.1_3.",
+        r"decoder\.2\.1\.": "cfbs.2_2.",
+        r"decoder\.2\.2\.": "cfbs.3_1.",
+        r"(cfbs\.\d_\d)\.distribution\.": r"\1.sdm.",
+        r"(cfbs\.\d_\d)\.refinement\.": r"\1.lrm.",
+    }
 
     def __init__(
         self,
@@ -91,75 +111,104 @@ class AGLN(SegmentationNetwork):
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         self.laterals = Laterals(backbone.channels, channels, kernel_size=lateral_kernel_size)
-        stages = range(1, len(STAGES) + 1)
         if global_pooling == "average":
             descriptors = 1
-        self.aggregations = nn.ModuleList(
-            SemanticAggregation(channels, descriptors, global_pooling=global_pooling)
-            for _ in (stages if dense else (1,))
+        self.dense = dense
+        self.sabs = nn.ModuleList(
+            SemanticAggregation(channels, descriptors, global_pooling=global_pooling) for _ in range(3 if dense else 1)
         )
-        self.decoder = nn.ModuleList(
-            nn.ModuleList(
-                ContextFusion(
-                    channels,
-                    descriptors,
+
+        def cfb() -> ContextFusion:
+            return ContextFusion(
+                channels,
+                SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite),
+                LocalRefinement(
                     channel_resampling=channel_resampling,
                     spatial_gating=spatial_gating,
-                    learnable_alpha=learnable_alpha,
-                    learnable_beta=learnable_beta,
-                    lite=lite,
                     affinity_scaling=affinity_scaling,
                     shortcut=shortcut,
-                )
-                for _ in range(stage if dense else 1)
+                ),
+                learnable_beta=learnable_beta,
+                lite=lite,
             )
-            for stage in stages
-        )
+
+        blocks = DENSE_BLOCKS if dense else STRAIGHT_BLOCKS
+        self.cfbs = nn.ModuleDict({name: cfb() for names in blocks for name in names})
         self.head = PyramidHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        return resize_like(self.head(self._decode(images)), images)
+        return resize_like(self.head(self._stages(images)), images)
 
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """What Figures 3 and 5 show, and what it comes from; `at` adds nothing.
+        """What Figures 3 and 5 show, and what it comes from.
 
         Returns:
             `attention_1` (and with the dense decoder `attention_2`, `attention_3`): the attention maps of the semantic
             aggregation blocks, (B, N, h, w). For each stage, of its last fusion block, with S one of res4, res3, res2:
             `decoder_S` (A), `descriptor_map_S` (M), `enhanced_S` (E), `encoder_S` (B), `refined_S` (G), and
-            `gate_S` (sigmoid of M) if there is spatial gating: (B, C, H, W).
+            `gate_S` (sigmoid of M) if there is spatial gating: (B, C, H, W). With `at`, for each stage S and each
+            block n whose descriptors it is given, `attention_n_at_S`: where what the pixel is given there was gathered,
+            (B, 1, h, w), of sum 1. This is its own mixture of the attention maps, A_av (Eq. 2) over X_am (Eq. 1).
         """
-        explained: dict[str, Tensor] = {}
-        self._decode(images, explained)
+        with _inputs_of([*self.sabs, *self.cfbs.values()]) as inputs:
+            self._stages(images)
+        attention, explained = [], {}
+        names = DENSE_BLOCKS if self.dense else STRAIGHT_BLOCKS
+        for number, (stage, blocks) in enumerate(zip(STAGES, names, strict=True)):
+            if number < len(self.sabs):
+                sab = self.sabs[number]
+                assert isinstance(sab, SemanticAggregation)
+                attention.append(sab.attention(*inputs[sab]))  # (B, N, h, w)
+                explained[f"attention_{number + 1}"] = attention[number]
+            last = self.cfbs[blocks[-1]]
+            assert isinstance(last, ContextFusion)
+            explained |= {f"{name}_{stage}": x for name, x in last.context(*inputs[last]).items()}
+        if at is None:
+            return explained
+        for stage, blocks in zip(STAGES, names, strict=True):
+            for number, block in enumerate(blocks):
+                cfb = self.cfbs[block]
+                assert isinstance(cfb, ContextFusion)
+                _, decoder_map, _ = inputs[cfb]
+                row, column = position_of(at, images, decoder_map)
+                mixture = cfb.sdm.attention(decoder_map)[:, :, row, column]  # (B, N)
+                gathered = torch.einsum("bn,bnhw->bhw", mixture, attention[number])
+                explained[f"attention_{number + 1}_at_{stage}"] = gathered[:, None]
         return explained
 
-    def _decode(self, images: Tensor, explained: dict[str, Tensor] | None = None) -> list[Tensor]:
-        """The stages of the decoder from coarse to fine, (B, C, H_i, W_i); fills `explained` where it is given."""
-        *encoder_maps, x = self.laterals(self.backbone(images))
-        stages = [x]
-        all_descriptors: list[Tensor] = []
-        for name, blocks, encoder_map in zip(STAGES, self.decoder, reversed(encoder_maps), strict=True):
-            if len(all_descriptors) < len(self.aggregations):
-                aggregation = self.aggregations[len(all_descriptors)]
-                assert isinstance(aggregation, SemanticAggregation)
-                all_descriptors.append(aggregation(x))  # (B, C, N)
-                if explained is not None:
-                    explained[f"attention_{len(all_descriptors)}"] = aggregation.attention(x)
-            x = resize_like(x, encoder_map)  # (B, C, H, W)
-            assert isinstance(blocks, nn.ModuleList)
-            for block, descriptors in zip(blocks, all_descriptors, strict=True):
-                assert isinstance(block, ContextFusion)
-                if explained is None:
-                    x = block(descriptors, x, encoder_map)
-                else:
-                    x, context = block.explain(descriptors, x, encoder_map)
-                    explained.update({f"{key}_{name}": value for key, value in context.items()})
-            stages.append(x)
-        return stages
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        """The stages of the decoder from coarse to fine, (B, C, H_i, W_i)."""
+        res2, res3, res4, x = self.laterals(self.backbone(images))
+        return self._dense(res2, res3, res4, x) if self.dense else self._straight(res2, res3, res4, x)
+
+    def _straight(self, res2: Tensor, res3: Tensor, res4: Tensor, x: Tensor) -> list[Tensor]:
+        """Figure 4a: one SAB, whose descriptors go to every stage."""
+        (sab1,), cfbs = self.sabs, self.cfbs
+        d1 = sab1(x)  # (B, C, N)
+        at_16 = cfbs["1_1"](d1, resize_like(x, res4), res4)
+        at_8 = cfbs["1_2"](d1, resize_like(at_16, res3), res3)
+        at_4 = cfbs["1_3"](d1, resize_like(at_8, res2), res2)
+        return [x, at_16, at_8, at_4]
+
+    def _dense(self, res2: Tensor, res3: Tensor, res4: Tensor, x: Tensor) -> list[Tensor]:
+        """Figure 4b: a SAB on each of the first three stages, whose descriptors go to every later one."""
+        (sab1, sab2, sab3), cfbs = self.sabs, self.cfbs
+        d1 = sab1(x)  # (B, C, N), as d2 and d3
+        at_16 = cfbs["1_1"](d1, resize_like(x, res4), res4)
+
+        d2 = sab2(at_16)
+        at_8 = cfbs["1_2"](d1, resize_like(at_16, res3), res3)
+        at_8 = cfbs["2_1"](d2, at_8, res3)
+
+        d3 = sab3(at_8)
+        at_4 = cfbs["1_3"](d1, resize_like(at_8, res2), res2)
+        at_4 = cfbs["2_2"](d2, at_4, res2)
+        at_4 = cfbs["3_1"](d3, at_4, res2)
+        return [x, at_16, at_8, at_4]
 
 
 class SemanticAggregation(nn.Module):
-    """Semantic Aggregation Block: gathers semantic descriptors from a map by global attention pooling (Eq. 1).
+    """SAB, Semantic Aggregation Block: gathers semantic descriptors from a map by global attention pooling (Eq. 1).
 
     ``D = X_feat X_am^T``, with ``X_feat = phi(X)`` and ``X_am = softmax(theta(X))`` over the positions.
 
@@ -193,7 +242,7 @@ class SemanticAggregation(nn.Module):
 
 
 class SemanticDistribution(nn.Module):
-    """Semantic Distribution Module: gives each position of a decoder map its own mixture of the descriptors (Eq. 2, 3).
+    """SDM, Semantic Distribution Module: gives each position of a decoder map its own mixture of them (Eq. 2, 3).
 
     ``M = D A_av`` with ``A_av = softmax(varphi(A))`` over the descriptors, and ``E = Psi(A + alpha M)``.
 
@@ -221,14 +270,19 @@ class SemanticDistribution(nn.Module):
         Returns:
             The enhanced decoder map E and the semantic descriptor map M, each (B, C, H, W).
         """
-        attention = self.attend(decoder_map).softmax(dim=1)  # (B, N, H, W)
+        attention = self.attention(decoder_map)
         # Position by position, so that M lies in memory as the convolutions' maps do (channels last)
         descriptor_map = (attention.flatten(2).mT @ descriptors.mT).mT.unflatten(2, decoder_map.shape[-2:])
         return self.enhance(decoder_map + self.alpha * descriptor_map), descriptor_map
 
+    def attention(self, decoder_map: Tensor) -> Tensor:
+        """A_av, how much of each descriptor a position is given, of sum 1: (B, C, H, W) -> (B, N, H, W)."""
+        scores: Tensor = self.attend(decoder_map)
+        return scores.softmax(dim=1)
+
 
 class LocalRefinement(nn.Module):
-    """Local Refinement Module: an encoder map without its noise (Section III-B, Eq. 4 and 5).
+    """LRM, Local Refinement Module: an encoder map without its noise (Section III-B, Eq. 4 and 5).
 
     Channel resampling, ``F = softmax(E B^T) B`` over the encoder's channels, and spatial gating, ``F sigmoid(M)``; the
     result is ``G = B + gamma F sigmoid(M)``.
@@ -275,68 +329,69 @@ class LocalRefinement(nn.Module):
 
 
 class ContextFusion(nn.Module):
-    """Context Fusion Block: global enhancement and local refinement of one decoder stage (Section III-C, Eq. 6).
+    """CFB, Context Fusion Block: global enhancement and local refinement of one decoder stage (Section III-C, Eq. 6).
 
     ``O = Phi(E + beta G)``.
 
     Args:
         channels: C.
-        descriptors: N.
-        channel_resampling: See `LocalRefinement`.
-        spatial_gating: See `LocalRefinement`.
-        learnable_alpha: See `SemanticDistribution`.
+        sdm: Gives E and M.
+        lrm: Gives G.
         learnable_beta: Whether beta is learned, from 1; else it is 1.
-        lite: Whether Psi and Phi are depthwise separable convolutions.
-        affinity_scaling: See `LocalRefinement`.
-        shortcut: See `LocalRefinement`.
+        lite: Whether Phi is a depthwise separable convolution.
     """
 
     def __init__(
         self,
         channels: int,
-        descriptors: int,
+        sdm: SemanticDistribution,
+        lrm: LocalRefinement,
         *,
-        channel_resampling: bool = True,
-        spatial_gating: bool = True,
-        learnable_alpha: bool = True,
         learnable_beta: bool = True,
         lite: bool = False,
-        affinity_scaling: Literal["none", "square_root", "mean"] = "mean",
-        shortcut: bool = True,
     ) -> None:
         super().__init__()
-        self.distribution = SemanticDistribution(channels, descriptors, learnable_alpha=learnable_alpha, lite=lite)
-        self.refinement = LocalRefinement(
-            channel_resampling=channel_resampling,
-            spatial_gating=spatial_gating,
-            affinity_scaling=affinity_scaling,
-            shortcut=shortcut,
-        )
+        self.sdm = sdm
+        self.lrm = lrm
         self.beta: nn.Parameter | float = _scalar(1.0) if learnable_beta else 1.0
         self.fuse = _fusion_convolution(channels, lite)  # Phi
 
     def forward(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> Tensor:
         """D (B, C, N), A (B, C, H, W), B (B, C, H, W) -> O (B, C, H, W)."""
-        enhanced, descriptor_map = self.distribution(descriptors, decoder_map)
-        refined = self.refinement(encoder_map, enhanced, descriptor_map)
+        enhanced, descriptor_map = self.sdm(descriptors, decoder_map)
+        refined = self.lrm(encoder_map, enhanced, descriptor_map)
         return self.fuse(enhanced + self.beta * refined)
 
-    def explain(
-        self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `forward` gives, and all that Eq. 2 to 5 compute on the way, by name."""
-        enhanced, descriptor_map = self.distribution(descriptors, decoder_map)
-        refined = self.refinement(encoder_map, enhanced, descriptor_map)
-        explained = {
+    def context(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> dict[str, Tensor]:
+        """All that Eq. 2 to 5 compute on the way to what `forward` gives, by name."""
+        enhanced, descriptor_map = self.sdm(descriptors, decoder_map)
+        refined = self.lrm(encoder_map, enhanced, descriptor_map)
+        context = {
             "decoder": decoder_map,
             "descriptor_map": descriptor_map,
             "enhanced": enhanced,
             "encoder": encoder_map,
             "refined": refined,
         }
-        if self.refinement.spatial_gating:
-            explained["gate"] = descriptor_map.sigmoid()
-        return self.fuse(enhanced + self.beta * refined), explained
+        if self.lrm.spatial_gating:
+            context["gate"] = descriptor_map.sigmoid()
+        return context
+
+
+@contextmanager
+def _inputs_of(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, ...]]]:
+    """What each module is given within, the last time that it is called."""
+    inputs: dict[nn.Module, tuple[Tensor, ...]] = {}
+
+    def remember(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[module] = given
+
+    hooks = [module.register_forward_pre_hook(remember) for module in modules]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _scalar(value: float) -> nn.Parameter:

@@ -18,7 +18,7 @@ the text leaves open, and how we read it:
 - For pixels the four transformed levels are concatenated; a 3x3 convolution of 512 channels and a 1x1 one follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -41,9 +41,16 @@ from segweave.networks.ufp import PyramidHead, PyramidName, make_pyramid
 # Shapes: B images, C channels of a pyramid's map, D of a transformed one, P parts, N = H W positions of a fine map
 # (X^f), M = h w of a coarse one (X^c), K classes
 
+FORMER_NAMES = {
+    r"(transformer\.levels\.\d+)\.self_transformer\.": r"\1.st.",
+    r"(transformer\.levels\.\d+)\.grounding\.": r"\1.gts.",
+    r"(transformer\.levels\.\d+)\.rendering\.": r"\1.rts.",
+}
+"""Of a network whose pyramid is transformed by `transformer`; see `Network.former_names`."""
+
 
 class FPT(SegmentationNetwork):
-    """Feature Pyramid Transformer for semantic segmentation (Section 3.5).
+    """FPT, Feature Pyramid Transformer, for semantic segmentation (Section 3.5).
 
     Every row of Table 4, and those of Table 5 with FPT, is an argument (`recipes/fpt`); UFP is the network without it.
 
@@ -58,6 +65,7 @@ class FPT(SegmentationNetwork):
     """
 
     default_output_stride: ClassVar[int] = 8
+    former_names: ClassVar[Mapping[str, str]] = FORMER_NAMES
 
     def __init__(
         self,
@@ -118,11 +126,9 @@ class FeaturePyramidTransformer(nn.Module):
                     own,
                     channels,
                     activated=options.activated_levels,
-                    self_transformer=(
-                        SelfTransformer(own, channels, options.self_weighing) if options.self_transformer else None
-                    ),
-                    grounding=[ground(own, coarse) for coarse in coarser],
-                    rendering=[RenderingTransformer(own, fine, channels) for fine in finer],
+                    st=SelfTransformer(own, channels, options.self_weighing) if options.self_transformer else None,
+                    gts=[ground(own, coarse) for coarse in coarser],
+                    rts=[RenderingTransformer(own, fine, channels) for fine in finer],
                 )
             )
         self.drop_block = DropBlock2d(options.drop_block_size, options.keep_probability)
@@ -178,9 +184,9 @@ class TransformedLevel(nn.Module):
         in_channels: C of the level.
         channels: D.
         activated: Whether batch norm and ReLU follow.
-        self_transformer: ST, or None.
-        grounding: With each coarser level, the nearest first; empty for none.
-        rendering: With each finer level, the finest first; empty for none.
+        st: ST, or None.
+        gts: GT or LGT with each coarser level, the nearest first; empty for none.
+        rts: RT with each finer level, the finest first; empty for none.
     """
 
     def __init__(
@@ -189,15 +195,15 @@ class TransformedLevel(nn.Module):
         channels: int,
         *,
         activated: bool,
-        self_transformer: SelfTransformer | None,
-        grounding: Sequence[GroundingTransformer],
-        rendering: Sequence[RenderingTransformer],
+        st: SelfTransformer | None,
+        gts: Sequence[GroundingTransformer],
+        rts: Sequence[RenderingTransformer],
     ) -> None:
         super().__init__()
-        self.self_transformer = self_transformer
-        self.grounding = nn.ModuleList(grounding)
-        self.rendering = nn.ModuleList(rendering)
-        count = (self_transformer is not None) + len(grounding) + len(rendering)
+        self.st = st
+        self.gts = nn.ModuleList(gts)
+        self.rts = nn.ModuleList(rts)
+        count = (st is not None) + len(gts) + len(rts)
         fuse = ConvNormAct if activated else pyramid_convolution
         self.fuse = fuse(in_channels + count * channels, channels, 3)
 
@@ -205,23 +211,23 @@ class TransformedLevel(nn.Module):
         """All maps of the pyramid, and the level's number among them -> (B, D, H, W)."""
         x = maps[number]
         joined = [x]
-        if self.self_transformer is not None:
-            joined.append(self.self_transformer(x))
-        joined += [ground(x, maps[other]) for other, ground in enumerate(self.grounding, start=number + 1)]
-        joined += [render(x, maps[other]) for other, render in enumerate(self.rendering)]
+        if self.st is not None:
+            joined.append(self.st(x))
+        joined += [ground(x, maps[other]) for other, ground in enumerate(self.gts, start=number + 1)]
+        joined += [render(x, maps[other]) for other, render in enumerate(self.rts)]
         return self.fuse(torch.cat(joined, dim=1))
 
     def gates(self, maps: Sequence[Tensor], number: int) -> dict[int, Tensor]:
         """w of Eq. 6 by the number of the finer level that it comes from, each (B, C, 1, 1)."""
-        rendering = cast(list[RenderingTransformer], self.rendering)
-        return {other: render.gate(maps[other]) for other, render in enumerate(rendering)}
+        rts = cast(list[RenderingTransformer], self.rts)
+        return {other: render.gate(maps[other]) for other, render in enumerate(rts)}
 
     def attention_at(self, maps: Sequence[Tensor], number: int, position: tuple[int, int]) -> dict[int, Tensor]:
         """How much a position (row, column) attends to those of a level, by its number: maps (B, 1, h, w)."""
         x = maps[number]
         attention = {}
-        if self.self_transformer is not None:
-            attention[number] = self.self_transformer.attention_at(x, position)
-        for other, ground in enumerate(cast(list[GroundingTransformer], self.grounding), start=number + 1):
+        if self.st is not None:
+            attention[number] = self.st.attention_at(x, position)
+        for other, ground in enumerate(cast(list[GroundingTransformer], self.gts), start=number + 1):
             attention[other] = ground.attention_at(x, maps[other], position)
         return attention

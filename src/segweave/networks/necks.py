@@ -17,6 +17,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -27,7 +28,9 @@ from torchvision.ops import FeaturePyramidNetwork
 from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import FeaturePyramidTransformer
 from segweave.networks.fpt_transformers import FOR_OBJECTS, FPTOptions, check_known
+from segweave.networks.influence import influence
 from segweave.networks.layers import pyramid_convolution, resize_like
+from segweave.networks.network import position_of
 
 # Shapes: B images, C_i channels of the backbone's i-th map, D of a level, H_i x W_i their size
 
@@ -88,8 +91,39 @@ class Neck(nn.Module, ABC):
         """The levels but for the last: (B, C_i, H_i, W_i) each -> (B, D, H_i, W_i) each."""
 
     def explain(self, maps: Sequence[Tensor], images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """What the levels are made of, by name; nothing if the neck has no attention. See `TransformedPyramid`."""
-        return {}
+        """What the levels are, and what they are made of.
+
+        Args:
+            maps: (B, C_i, H_i, W_i), from fine to coarse.
+            images: (B, 3, height, width), which the maps are of.
+            at: A pixel (x, y) of the images.
+
+        Returns:
+            `level1` to `level4`, (B, D, H_i, W_i). With `at`, `influence_from_res3_level1` and so on: which positions
+            of a map of the backbone the level depends on where the pixel is, (B, 1, H_i, W_i), of sum 1; a gradient
+            (see `segweave.networks.influence`). Only of maps of which it sees more than its own position.
+
+        Raises:
+            InputError: The images have no such pixel.
+        """
+        levels = self.levels(maps)
+        explained = {f"level{number}": level for number, level in enumerate(levels, start=1)}
+        if at is None:
+            return explained
+        for number, level in enumerate(levels):
+            sources = self.sources(number)
+            if not sources:
+                continue
+            influences = influence(partial(self._level, number), maps, position_of(at, images, level))
+            explained |= {f"influence_from_res{other + 2}_level{number + 1}": influences[other] for other in sources}
+        return explained
+
+    def sources(self, level: int) -> range:
+        """The numbers of the maps of which a level's position sees more than that position, both counted from 0."""
+        return range(0)
+
+    def _level(self, number: int, *maps: Tensor) -> Tensor:
+        return self.levels(maps)[number]
 
 
 class PlainPyramid(Neck):
@@ -123,6 +157,10 @@ class TopDownPyramid(Neck):
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return list(self.top_down(OrderedDict((str(number), x) for number, x in enumerate(maps))).values())
 
+    def sources(self, level: int) -> range:
+        """Its own map, of which it sees 3x3 positions, and the coarser ones."""
+        return range(level, len(self.strides) - 1)
+
 
 class PathAggregation(TopDownPyramid):
     """BPA: FPN, then a path from fine to coarse.
@@ -148,6 +186,10 @@ class PathAggregation(TopDownPyramid):
             reduced = resize_like(reduce(levels[-1]).relu(), x)
             levels.append(fuse(reduced + x).relu())
         return levels
+
+    def sources(self, level: int) -> range:
+        """All: it is made of the finer levels too."""
+        return range(len(self.strides) - 1)
 
 
 class TransformedPyramid(PlainPyramid):

@@ -1,5 +1,6 @@
 """What every network is: a backbone and a number of classes, how it was made, and the context that it used."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,12 +62,15 @@ class Network(nn.Module, ABC):
     Attributes:
         default_output_stride: The stride that the network's paper gives its backbone.
         most_classes: The largest K that the network can have; None for no limit.
+        former_names: What parameters were once called, and what they are now: patterns of how a name begins, and what
+            takes the place of that, one after the other. Weights saved then still load.
         recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
         labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
     """
 
     default_output_stride: ClassVar[int] = 32
     most_classes: ClassVar[int | None] = None
+    former_names: ClassVar[Mapping[str, str]] = {}
     recipe: dict[str, Any]
     labelling: Labelling | None = None
 
@@ -74,6 +78,14 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+        self.register_load_state_dict_pre_hook(_rename_former)
+
+    @classmethod
+    def current_name(cls, name: str) -> str:
+        """What a parameter or a buffer is called now, given what it is or once was called."""
+        for former, current in cls.former_names.items():
+            name = re.sub(f"^{former}", current, name)
+        return name
 
     @abstractmethod
     def prepared(self, image: Tensor) -> Tensor:
@@ -225,6 +237,14 @@ class DetectionNetwork(Network):
         Returns:
             What `forward` gives, but `masks` are bool: whether they are above a half.
         """
+
+
+def _rename_former(network: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Before weights are loaded: gives those of former names their current ones, where `prefix` leads to the network in
+    what is loaded as a whole."""
+    assert isinstance(network, Network)
+    for name in [name for name in weights if name.startswith(prefix)]:
+        weights[prefix + network.current_name(name.removeprefix(prefix))] = weights.pop(name)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ open, and how we read it:
   (`segweave.networks.layers.BatchNorm2d`), so that PAN trains at batch size 1.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -24,15 +25,15 @@ from torch import Tensor, nn
 
 from segweave.errors import InputError
 from segweave.networks.backbones import Backbone
+from segweave.networks.influence import influence
 from segweave.networks.layers import ConvNormAct, resize_like
-from segweave.networks.network import SegmentationNetwork
+from segweave.networks.network import SegmentationNetwork, position_of
 
 # Shapes: B images, C channels of res5, D decoder channels, A attention channels, h x w the size of res5
 
 
 class PAN(SegmentationNetwork):
-    """Pyramid Attention Network (Section 3.3, Figure 2): backbone, Feature Pyramid Attention, Global Attention Upsample
-    modules.
+    """PAN, Pyramid Attention Network (Section 3.3, Figure 2): backbone, FPA, and a GAU on each of res4, res3 and res2.
 
     The defaults are the paper's best setting; the other rows of Tables 1 and 3 are arguments (`recipes/pan` has one
     file a row; Table 2's rivals are `PSPNet` and `DeepLabV3`).
@@ -54,6 +55,7 @@ class PAN(SegmentationNetwork):
     """
 
     default_output_stride: ClassVar[int] = 16
+    former_names: ClassVar[Mapping[str, str]] = {r"context\.": "fpa.", r"decoder\.": "gaus."}
 
     def __init__(
         self,
@@ -72,9 +74,9 @@ class PAN(SegmentationNetwork):
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         *low_level_channels, high_level_channels = backbone.channels
-        self.context: nn.Module
+        self.fpa: nn.Module
         if attention == "pyramid":
-            self.context = FeaturePyramidAttention(
+            self.fpa = FeaturePyramidAttention(
                 high_level_channels,
                 decoder_channels,
                 kernel_sizes=kernel_sizes,
@@ -83,11 +85,11 @@ class PAN(SegmentationNetwork):
                 attention_channels=attention_channels,
             )
         elif attention == "squeeze_excitation":
-            self.context = SqueezeExcitation(high_level_channels, decoder_channels)
+            self.fpa = SqueezeExcitation(high_level_channels, decoder_channels)
         else:
-            self.context = ConvNormAct(high_level_channels, decoder_channels)
+            self.fpa = ConvNormAct(high_level_channels, decoder_channels)
         # From coarse to fine: on res4, res3, res2
-        self.decoder = nn.ModuleList(
+        self.gaus = nn.ModuleList(
             GlobalAttentionUpsample(
                 channels, decoder_channels, kernel_size=low_level_kernel_size, global_context=global_context
             )
@@ -97,33 +99,41 @@ class PAN(SegmentationNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         *low_levels, high_level = self.backbone(images)
-        high_level = self.context(high_level)  # (B, D, h, w)
-        for upsample, low_level in zip(self.decoder, reversed(low_levels), strict=False):
-            high_level = upsample(low_level, high_level)  # (B, D, size of low_level)
+        high_level = self.fpa(high_level)  # (B, D, h, w)
+        for gau, low_level in zip(self.gaus, reversed(low_levels), strict=False):
+            high_level = gau(low_level, high_level)  # (B, D, size of low_level)
         return resize_like(self.head(high_level), images)
 
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """FPA's attention map, (B, A, h, w), or SE's channel weights, and the gate of each GAU, (B, D, 1, 1).
+        """What features were weighted by, and where that came from.
 
-        `at` adds nothing: none of it is the attention of a single pixel.
+        Returns:
+            `attention`: FPA's, (B, A, h, w), or SE's channel weights, (B, D, 1, 1). With S one of res4, res3, res2,
+            `gate_S`: the gate of each GAU, (B, D, 1, 1). With `at`, `attention_at`: which positions of res5 FPA's
+            attention to the pixel depends on; and `gau_at_S`: which positions of the high-level map, near ones by
+            upsampling and all of them by the gate, what the GAU gives the pixel depends on. Both are gradients (see
+            `segweave.networks.influence`), (B, 1, h, w), of sum 1.
         """
         *low_levels, high_level = self.backbone(images)
-        explained = {}
-        if isinstance(self.context, FeaturePyramidAttention | SqueezeExcitation):
-            explained["attention"] = self.context.attention(high_level)
-        high_level = self.context(high_level)
-        for name, upsample, low_level in zip(
-            ("res4", "res3", "res2"), self.decoder, reversed(low_levels), strict=False
-        ):
-            assert isinstance(upsample, GlobalAttentionUpsample)
-            if upsample.gate is not None:
-                explained[f"gate_{name}"] = upsample.gate(high_level)
-            high_level = upsample(low_level, high_level)
-        return explained
+        explained, looks = {}, {}
+        if isinstance(self.fpa, FeaturePyramidAttention | SqueezeExcitation):
+            explained["attention"] = self.fpa.attention(high_level)
+        if at is not None and isinstance(self.fpa, FeaturePyramidAttention):
+            (looks["attention_at"],) = influence(self.fpa.attention, [high_level], position_of(at, images, high_level))
+        high_level = self.fpa(high_level)
+        for name, gau, low_level in zip(("res4", "res3", "res2"), self.gaus, reversed(low_levels), strict=False):
+            assert isinstance(gau, GlobalAttentionUpsample)
+            if gau.gate is not None:
+                explained[f"gate_{name}"] = gau.gate(high_level)
+            if at is not None and gau.gate is not None:
+                position = position_of(at, images, low_level)
+                _, looks[f"gau_at_{name}"] = influence(gau, [low_level, high_level], position)
+            high_level = gau(low_level, high_level)
+        return explained | looks
 
 
 class FeaturePyramidAttention(nn.Module):
-    """Feature Pyramid Attention (Section 3.1, Figure 3b): a U-shaped pyramid gives each pixel its attention.
+    """FPA, Feature Pyramid Attention (Section 3.1, Figure 3b): a U-shaped pyramid gives each pixel its attention.
 
     The map x passes a 1x1 convolution and is multiplied by the pyramid's attention; the global pooling branch is added
     or concatenated: ``FPA(x) = conv1x1(x) * attention(x) + upsample(conv1x1(global_average(x)))``.
@@ -198,7 +208,7 @@ class FeaturePyramidAttention(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """SENet's channel attention in place of the pyramid (Table 1, "SE"): ``conv1x1(x) * attention(x)``.
+    """SE, SENet's channel attention in place of the pyramid (Table 1): ``conv1x1(x) * attention(x)``.
 
     Args:
         in_channels: C.
@@ -224,7 +234,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class GlobalAttentionUpsample(nn.Module):
-    """Global Attention Upsample (Section 3.2, Figure 4): high-level context weights the low-level map.
+    """GAU, Global Attention Upsample (Section 3.2, Figure 4): high-level context weights the low-level map.
 
     ``GAU(low, high) = conv(low) * relu(norm(conv1x1(global_average(high)))) + upsample(high)``.
 

@@ -24,11 +24,13 @@ text leaves open, and how we read it:
   the boundaries.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from segweave.errors import InputError
 from segweave.networks.backbones import Backbone
 from segweave.networks.fcn import FullyConvolutionalHead
 from segweave.networks.layers import ConvNormAct, resize_like
@@ -62,10 +64,10 @@ class Regions(NamedTuple):
 
 
 class RANet(SegmentationNetwork):
-    """Region Attention Network (Sections 3 and 4, Figure 1).
+    """RANet, Region Attention Network (Sections 3 and 4, Figure 1).
 
     Every region-wise row of Table 1, and of Table 2 and Section 5.1, is an argument (`recipes/ranet`); the coarse row
-    of Table 4 is the attribute `output`.
+    of Table 4 is what `coarse_logits` gives.
 
     Args:
         backbone: The source of res4 and res5.
@@ -85,12 +87,10 @@ class RANet(SegmentationNetwork):
         coarse_weight: Of the loss of the semantic scores.
         boundary_weight: Of the loss of the boundary scores.
         dropout: Probability with which the head's input channels are dropped in training.
-
-    Attributes:
-        output: Which segmentation `forward` gives: "fine", or "coarse", the semantic scores (Table 4).
     """
 
     default_output_stride: ClassVar[int] = 8
+    former_names: ClassVar[Mapping[str, str]] = {r"construction\.": "rcb.", r"interaction\.": "rib."}
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class RANet(SegmentationNetwork):
         self.auxiliary_head = ConvNormAct(res4_channels, channels, 3) if auxiliary == "res4" else None
         self.boundary_head = nn.Conv2d(channels, 1, kernel_size=1) if regions != "semantics" else None
         self.coarse_head = nn.Conv2d(channels, num_classes, kernel_size=1) if regions != "boundaries" else None
-        self.construction = RegionConstruction(threshold=threshold)
-        self.interaction = RegionInteraction(
+        self.rcb = RegionConstruction(threshold=threshold)
+        self.rib = RegionInteraction(
             channels,
             representatives=representatives,
             intra_region=intra_region,
@@ -132,15 +132,21 @@ class RANet(SegmentationNetwork):
         self.boundary_radius = boundary_radius
         self.coarse_weight = coarse_weight
         self.boundary_weight = boundary_weight
-        self.output: Literal["fine", "coarse"] = "fine"
 
     def forward(self, images: Tensor) -> Tensor:
         a, boundary_logits, coarse_logits = self._scores(images)
-        if self.output == "coarse":
-            if coarse_logits is None:
-                raise ValueError("output 'coarse': expected a network that has semantic scores")
-            return resize_like(coarse_logits, images)
         return resize_like(self._fine(a, self._regions(boundary_logits, coarse_logits)), images)
+
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """The semantic scores that the regions are made from (Table 4, "coarse"): (B, 3, H, W) -> (B, K, H, W).
+
+        Raises:
+            InputError: The network has none: its regions come from boundaries alone.
+        """
+        _, _, coarse_logits = self._scores(images)
+        if coarse_logits is None:
+            raise InputError("regions 'boundaries': a RANet without semantic scores has no coarse segmentation")
+        return resize_like(coarse_logits, images)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         a, boundary_logits, coarse_logits = self._scores(images)
@@ -165,7 +171,7 @@ class RANet(SegmentationNetwork):
         """
         a, boundary_logits, coarse_logits = self._scores(images)
         regions = self._regions(boundary_logits, coarse_logits)
-        representatives = representative_pixels(regions.scores, regions.roots, self.interaction.representatives)
+        representatives = representative_pixels(regions.scores, regions.roots, self.rib.representatives)
         size = a.shape[-2:]
         explained = {} if boundary_logits is None else {"boundaries": regions.boundaries[:, None]}
         explained["regions"] = regions.roots.unflatten(1, size)[:, None]
@@ -197,15 +203,15 @@ class RANet(SegmentationNetwork):
             boundaries = torch.zeros_like(probabilities[:, 0])
         if probabilities is None:
             probabilities = torch.ones_like(boundaries)[:, None]
-        return self.construction(boundaries, probabilities)
+        return self.rcb(boundaries, probabilities)
 
     def _fine(self, a: Tensor, regions: Regions) -> Tensor:
         """Logits (B, K, h, w)."""
-        return self.head(torch.cat([a, self.interaction(a, regions)], dim=1))
+        return self.head(torch.cat([a, self.rib(a, regions)], dim=1))
 
 
 class RegionConstruction(nn.Module):
-    """Region Construction Block: divides images into regions, and scores how well each pixel represents its own
+    """RCB, Region Construction Block: divides images into regions, and scores how well each pixel represents its own
     (Section 3.1, Eq. 1 to 5).
 
     Args:
@@ -230,7 +236,7 @@ class RegionConstruction(nn.Module):
 
 
 class RegionInteraction(nn.Module):
-    """Region Interaction Block: exchanges context within and between regions (Section 3.2, Figure 4, Eq. 6 to 8).
+    """RIB, Region Interaction Block: exchanges context within and between regions (Section 3.2, Figure 4, Eq. 6 to 8).
 
     Args:
         channels: C.

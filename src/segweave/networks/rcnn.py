@@ -24,6 +24,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from segweave.errors import InputError
 from segweave.networks.backbones import Backbone
+from segweave.networks.fpt import FORMER_NAMES
 from segweave.networks.fpt_transformers import FOR_OBJECTS, FPTOptions
 from segweave.networks.necks import Neck, NeckName, make_neck
 from segweave.networks.network import DetectionNetwork
@@ -58,6 +59,10 @@ class FasterRCNN(DetectionNetwork):
     Raises:
         ValueError: The heads don't find what the network is for: masks, or none.
     """
+
+    former_names: ClassVar[Mapping[str, str]] = {
+        f"neck\\.{former}": f"neck.{name}" for former, name in FORMER_NAMES.items()
+    }
 
     def __init__(
         self, *, backbone: Backbone, num_classes: int, neck: Neck, rpn: PyramidProposals, roi_heads: PyramidHeads
@@ -139,7 +144,8 @@ class FasterRCNN(DetectionNetwork):
         return {str(number): level for number, level in enumerate(self.neck(maps))}
 
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """What FPT made of each level, and why: see `FeaturePyramidTransformer.explain`. Other necks give nothing."""
+        """What the pyramid's levels are, and what they are made of: see `Neck.explain`; of FPT
+        `FeaturePyramidTransformer.explain`."""
         return self.neck.explain(self.backbone(images), images, at)
 
     def countable(self) -> nn.Module:
