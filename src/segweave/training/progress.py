@@ -68,8 +68,7 @@ class TrainingProgress(Callback):
         loss = trainer.callback_metrics.get("train/loss")
         line = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
-            f"  loss {float('nan') if loss is None else float(loss):.3f}  {'  '.join(shown)}",
-            soft_wrap=True,
+            f"  loss {float('nan') if loss is None else float(loss):.3f}  {'  '.join(shown)}"
         )
         self.console.print(Text(line), soft_wrap=True)
 
