@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segweave import load, segment
-from segweave.reports.pictures import colour_mask, legend
+from segweave.reports.lettering import legend
+from segweave.reports.pictures import colour_mask
 from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 INDICES = (0, 1, 8, 12)
@@ -34,7 +35,7 @@ def main() -> None:
             [Image.fromarray(np.kron(picture, np.ones((SCALE, SCALE, 1), np.uint8))) for picture in pictures]
         )
     width, height = columns[0][0].size
-    names = legend(dataset.classes, dataset.palette, len(columns) * (width + GAP))
+    names = legend(list(zip(dataset.classes, dataset.palette, strict=True)), len(columns) * (width + GAP))
     sheet = Image.new("RGB", (80 + len(columns) * (width + GAP), 4 * (height + GAP) + names.height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     for row, title in enumerate(("image", "FCN", "PAN", "truth")):

@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segweave import explain, load, segment
 from segweave.networks.network import Labelling
-from segweave.reports.pictures import colour_mask, dotted, heat_colours, legend, region_colours
+from segweave.reports.lettering import legend
+from segweave.reports.pictures import colour_mask, dotted, heat_colours
+from segweave.reports.region_pictures import region_colours
 
 WIDTH = 320
 GAP = 8
@@ -44,7 +46,8 @@ def main() -> None:
         if arguments.regions:
             rows += _rows_of_regions(run, arguments.images, [picture.size for picture in rows[-1][1]])
     height = max(picture.height for _, pictures in rows for picture in pictures)
-    names = legend(labelling.classes, labelling.palette, len(arguments.images) * (WIDTH + GAP))
+    entries = list(zip(labelling.classes, labelling.palette, strict=True))
+    names = legend(entries, len(arguments.images) * (WIDTH + GAP))
     sheet = Image.new("RGB", (TITLE_WIDTH + names.width, len(rows) * (height + GAP) + names.height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     for row, (title, pictures) in enumerate(rows):

@@ -18,8 +18,13 @@ from segweave.models import (
     list_models,
     model_options,
 )
-from segweave.networks.network import SegmentationNetwork
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.fpt import FeaturePyramidTransformer
+from segweave.networks.fpt_transformers import (
+    GroundingTransformer,
+    LocalGroundingTransformer,
+    RenderingTransformer,
+)
+from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 
 
 class TestListModels:
@@ -161,6 +166,25 @@ class TestOptions:
         assert network.rpn.anchor_generator.sizes[-1] == (64.5,)
         assert network.recipe["options"] == options
 
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("fpt", {"grounding": "global", "square_size": 3}), ("mask_rcnn", {"neck": "fpt", "rendering": False})],
+        ids=["fpt", "mask_rcnn"],
+    )
+    def test_options_that_go_together_are_options_on_their_own(self, name: str, options: dict[str, Any]) -> None:
+        assert options.keys() <= model_options(name).keys()
+        network = create_model(name, num_classes=2, backbone="test_resnet", channels=8, head_channels=8, **options)
+        assert network.recipe["options"] == {"channels": 8, "head_channels": 8, **options}
+        (transformer,) = (part for part in network.modules() if isinstance(part, FeaturePyramidTransformer))
+        kinds = {type(part) for part in transformer.modules()}
+        assert (RenderingTransformer in kinds) == options.get("rendering", True)
+        assert (GroundingTransformer in kinds, LocalGroundingTransformer in kinds) == (True, False)
+
+    def test_groups_of_options_are_no_options(self) -> None:
+        for group in ("transformer", "proposals", "heads"):
+            with pytest.raises(InputError, match=f"unknown option '{group}' of model 'mask_rcnn'"):
+                check_options("mask_rcnn", {group: 3})
+
     def test_attention_reaches_the_backbone(self) -> None:
         options = {"backbone_attention": "non_local", "head_channels": 8}
         network = create_model("fcn", num_classes=2, backbone="test_resnet", backbone_attention="non_local")
@@ -183,6 +207,11 @@ class TestOptions:
             ({"rois_per_image": 0}, r"rois_per_image \[0\]: expected numbers above 0"),
             ({"training_proposals": (10, 0)}, r"training_proposals \[10, 0\]: expected numbers above 0"),
             ({"test_proposals": 10}, "option of model 'mask_rcnn': test_proposals 10: expected"),
+            (
+                {"neck": "fpn", "self_transformer": False},
+                "model 'mask_rcnn' can't be made with .*: self_transformer False with neck 'fpn': it is FPT's, "
+                "expected neck 'fpt'",
+            ),
             ({"neck": "fpt", "self_parts": 3}, r"model 'mask_rcnn' can't be made with .*: 256 channels in 3 parts"),
             ({"width": 3}, "unknown option 'width' of model 'mask_rcnn': expected one of"),
         ],

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segweave import InputError, create_model, profile, profiling
+from segweave import InputError, create_model, profile
 from segweave.cli import main
+from segweave.cost import profiling
 from segweave.cost.activation_memory import peak_activation_bytes
 from segweave.cost.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost
 from segweave.cost.profiling import ComparedCost, count_multiply_adds, count_parameters, profile_network

@@ -33,7 +33,7 @@ _HOMES = {
     "open_dataset": "segweave.tasks",
     "predict": "segweave.commands.predict",
     "profile": "segweave.cost.profiling",
-    "segment": "segweave.commands.predict",
+    "segment": "segweave.segmentation.prediction",
     "train": "segweave.commands.train",
 }
 

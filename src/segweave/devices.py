@@ -22,16 +22,35 @@ def choose_device(device: str) -> str:
     return device
 
 
-def require_processes(devices: int) -> None:
-    """Refuses a launcher (torchrun) that started another number of processes than the run is to have.
+def require_processes(devices: int, device: str) -> None:
+    """Refuses more processes than the machine can run, and a launcher (torchrun) that started another number of them
+    than the run is to have: each of those would think itself alone, and write the same files.
 
-    Each of them would think itself alone, and write the same files.
+    Args:
+        devices: How many processes the run is to have.
+        device: What each of them runs on: auto, cpu, cuda or mps.
 
     Raises:
-        InputError: The numbers differ, or there is no process at all.
+        InputError: The machine has fewer GPUs, or for `cpu` fewer cores; the numbers differ; there is no process at
+            all; or the device isn't there.
     """
     if devices < 1:
         raise InputError(f"devices {devices}: expected 1 or more")
+    device = choose_device(device)
+    most = _most_processes(device)
+    if devices > most:
+        counted = {"cuda": "GPUs", "mps": "GPUs"}.get(device, "CPU cores")
+        raise InputError(
+            f"devices {devices}: expected {most} or fewer, as this machine has {counted} (device {device})"
+        )
     started = int(os.environ.get("WORLD_SIZE", devices))
     if started != devices:
         raise InputError(f"devices {devices}: started as {started} processes, expected --devices {started}")
+
+
+def _most_processes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.device_count()
+    if device == "mps":
+        return 1
+    return max(os.cpu_count() or 1, 2)  # two take turns on a single core, so that sharing can be tried anywhere

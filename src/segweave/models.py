@@ -1,9 +1,10 @@
 """Networks by name: which there are, and how one is made."""
 
+import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 
@@ -14,18 +15,28 @@ from segweave.networks.deeplabv3 import DeepLabV3
 from segweave.networks.fcn import FCN
 from segweave.networks.fpn import FPN
 from segweave.networks.fpt import FPT
-from segweave.networks.network import SegmentationNetwork
+from segweave.networks.network import DetectionNetwork, Network, Options, SegmentationNetwork
 from segweave.networks.ocnet import OCNet
 from segweave.networks.pan import PAN
 from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
-from segweave.networks.rcnn import DetectionNetwork, FasterRCNN, MaskRCNN
+from segweave.networks.rcnn import FasterRCNN, MaskRCNN
 from segweave.networks.ufp import UFP
+
+__all__ = [
+    "DETECTION_NETWORKS",
+    "NETWORKS",
+    "SEGMENTATION_NETWORKS",
+    "Network",
+    "check_options",
+    "create_model",
+    "list_models",
+    "model_options",
+]
 
 Task = Literal["semantic", "detection", "instance"]
 SemanticName = Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"]
 DetectionName = Literal["faster_rcnn", "mask_rcnn"]
-Network = SegmentationNetwork | DetectionNetwork
 
 SEGMENTATION_NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "fcn": FCN,
@@ -46,7 +57,7 @@ NETWORKS: dict[str, type[Network]] = {**SEGMENTATION_NETWORKS, **DETECTION_NETWO
 _NAMES: dict[Task, list[str]] = {
     "semantic": list(SEGMENTATION_NETWORKS),
     "detection": list(DETECTION_NETWORKS),
-    "instance": ["mask_rcnn"],
+    "instance": [name for name, network_class in DETECTION_NETWORKS.items() if network_class.has_masks],
 }
 
 
@@ -96,7 +107,7 @@ def create_model(
         backbone: The name of a timm model (see `segweave.networks.backbones.Backbone`).
         pretrained: Whether the backbone starts from timm's weights, or from random ones.
         options: `output_stride` (the default is the paper's) and `backbone_attention` (see `Backbone`), and what the
-            network's constructor takes (see its class).
+            network's constructor takes, or its `build` if it has one (see its class).
 
     Raises:
         InputError: The name, an option or its value is unknown; the message names the known ones. Or the backbone can't
@@ -105,7 +116,7 @@ def create_model(
     network_class = NETWORKS.get(name)
     if network_class is None:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
-    most = 255 if name in SEGMENTATION_NETWORKS else None  # 255 means "ignore" in a mask
+    most = network_class.most_classes
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
     network_options = check_options(name, options) if options else {}
@@ -113,7 +124,7 @@ def create_model(
     attention = network_options.pop("backbone_attention", "none")
     source = Backbone(backbone, output_stride=output_stride, pretrained=pretrained, attention=attention)
     try:
-        network = network_class(backbone=source, num_classes=num_classes, **network_options)
+        network = _maker(name)(backbone=source, num_classes=num_classes, **_arguments(name, network_options))
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -128,10 +139,7 @@ def create_model(
 
 def model_options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults."""
-    network_class = NETWORKS[name]
-    parameters = inspect.signature(network_class).parameters.values()
-    own = {p.name: p.default for p in parameters if p.name not in ("backbone", "num_classes")}
-    return {"output_stride": network_class.default_output_stride, "backbone_attention": "none", **own}
+    return {option: known.default for option, known in _options(name).items()}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,20 +153,70 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     from jsonargparse import ArgumentError, ArgumentParser  # a heavy import for those who pass no options
 
-    known = model_options(name)
-    kinds = typing.get_type_hints(NETWORKS[name].__init__)
+    known = _options(name)
     for option, value in options.items():
         if option not in known:
             raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
-        if value is None and type(None) not in typing.get_args(kinds.get(option)):
+        if value is None and type(None) not in typing.get_args(known[option].kind):
             raise InputError(f"option of model {name!r}: {option} None: expected a value")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(NETWORKS[name], skip={"backbone", "num_classes"})
-    parser.add_argument("--output_stride", type=int)
-    parser.add_argument("--backbone_attention", type=Attention)
+    for option in options:
+        parser.add_argument(f"--{option}", type=known[option].kind)
     values = {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
     try:
         parsed = parser.parse_object(values)
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"option of model {name!r}: {plain_message(error)}") from error
     return {option: parsed[option] for option in options}
+
+
+class _Option(NamedTuple):
+    """An option of a model: its type, as annotated, and its default."""
+
+    kind: Any
+    default: Any
+
+
+def _options(name: str) -> dict[str, _Option]:
+    options = {
+        "output_stride": _Option(int, NETWORKS[name].default_output_stride),
+        "backbone_attention": _Option(Attention, "none"),
+    }
+    for parameter in _parameters(name):
+        group = parameter.default
+        if isinstance(group, Options):
+            options |= {own.name: _Option(own.type, getattr(group, own.name)) for own in dataclasses.fields(group)}
+        else:
+            options[parameter.name] = _Option(parameter.annotation, parameter.default)
+    return options
+
+
+def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as arguments of what makes the network, those that go together in one.
+
+    Raises:
+        ValueError: Options that go together refuse a value.
+    """
+    arguments: dict[str, Any] = {}
+    for parameter in _parameters(name):
+        group = parameter.default
+        if isinstance(group, Options):
+            given = {own.name: options[own.name] for own in dataclasses.fields(group) if own.name in options}
+            arguments[parameter.name] = dataclasses.replace(group, **given)
+        elif parameter.name in options:
+            arguments[parameter.name] = options[parameter.name]
+    return arguments
+
+
+def _maker(name: str) -> Callable[..., Network]:
+    """What makes a network of a backbone, a number of classes and options: its class, or the `build` of one that takes
+    finished parts."""
+    network_class: Callable[..., Network] = NETWORKS[name]
+    maker: Callable[..., Network] = getattr(network_class, "build", network_class)
+    return maker
+
+
+def _parameters(name: str) -> list[inspect.Parameter]:
+    """The parameters of what makes a network, but for the backbone and the number of classes."""
+    parameters = inspect.signature(_maker(name), eval_str=True).parameters.values()
+    return [parameter for parameter in parameters if parameter.name not in ("backbone", "num_classes")]

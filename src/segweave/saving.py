@@ -1,6 +1,5 @@
 """Saving a trained network and loading it again: tensors in safetensors, the rest in JSON, nothing pickled."""
 
-import inspect
 import json
 import os
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.models import DETECTION_NETWORKS, Network, create_model
+from segweave.models import Network, create_model
 from segweave.networks.network import Labelling
 
 WEIGHTS_FILE = "model.safetensors"
@@ -95,6 +94,19 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
     return network.to(device).eval()
 
 
+def network_of(model: str | os.PathLike[str] | Network, *, device: str | torch.device = "cpu") -> Network:
+    """The network that is meant by a run's folder, or by the network itself.
+
+    Args:
+        model: A run folder, the folder `model` within one, or a network, which stays where it is.
+        device: Where a network that is loaded is put.
+
+    Raises:
+        InputError: There is no model in the folder.
+    """
+    return load(model, device=device) if isinstance(model, str | os.PathLike) else model
+
+
 def initialise_from(network: Network, run: str | os.PathLike[str]) -> list[str]:
     """Takes all weights of a trained network that fit by name and shape, such as all but the classifier of one that was
     trained on other classes.
@@ -129,21 +141,14 @@ def initialise_from(network: Network, run: str | os.PathLike[str]) -> list[str]:
     ]
 
 
-def widths_of(run: str | os.PathLike[str]) -> dict[str, int]:
-    """How wide a run's detector is, by the option's name: what another needs to take its weights.
-
-    Returns:
-        Nothing if the run's network labels pixels.
+def saved_recipe(run: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The name of a run's network, and the options that it was made with.
 
     Raises:
         InputError: There is no model.
     """
     configuration = _read_configuration(_model_folder(run))
-    if configuration["model"] not in DETECTION_NETWORKS:
-        return {}
-    usual = inspect.signature(DETECTION_NETWORKS[configuration["model"]]).parameters
-    names = ("channels", "head_channels")
-    return {name: configuration["options"].get(name, usual[name].default) for name in names}
+    return configuration["model"], configuration["options"]
 
 
 def require_model(run: str | os.PathLike[str]) -> Path:

@@ -1,27 +1,99 @@
-"""What kind of data set lies in a folder, and how it is opened."""
+"""Which tasks there are, and which of them a network, a folder or a name belongs to."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
-from segweave.detection.coco import CocoDataset
+from segweave.data.dataset import SplitDataset
 from segweave.detection.dataset import DetectionDataset
-from segweave.detection.shapes import ShapesDetectionDataset
+from segweave.detection.task import Detection
 from segweave.errors import InputError
-from segweave.segmentation import camvid
-from segweave.segmentation.camvid import CamVid
+from segweave.models import NETWORKS, Network
+from segweave.nearest import nearest
 from segweave.segmentation.dataset import SegmentationDataset
-from segweave.segmentation.folder import FolderDataset
-from segweave.segmentation.shapes import ShapesSegmentationDataset
+from segweave.segmentation.task import Segmentation
+from segweave.task import Task
 
-Task = Literal["semantic", "instance"]
+AnyTask = Task[Any, Any, Any]
+"""A task of which nothing more is known: its network, data and results fit each other."""
 
-DATASETS: dict[str, Callable[[Path, str], SegmentationDataset | DetectionDataset]] = {
-    "folder": FolderDataset,
-    "camvid": CamVid,
-    "coco": CocoDataset,
-}
+TASKS: dict[str, AnyTask] = {task.name: task for task in (Segmentation(), Detection())}
+"""By name. Of a folder that holds data for several, the first is meant."""
+
+OTHER_NAMES = {"semantic": "segmentation", "instance": "detection"}
+"""What `open_dataset` also calls the tasks."""
+
+
+def task_named(name: str) -> AnyTask:
+    """The task of a name.
+
+    Raises:
+        InputError: It is unknown.
+    """
+    task = TASKS.get(OTHER_NAMES.get(name, name))
+    if task is None:
+        raise InputError(f"unknown task {name!r}: {nearest(name, list(TASKS))}")
+    return task
+
+
+def task_of_model(name: str) -> AnyTask:
+    """The task of a network's name.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"unknown model {name!r}: {nearest(name, list(NETWORKS))}")
+    return next(task for task in TASKS.values() if issubclass(NETWORKS[name], task.network_class))
+
+
+def task_of_network(network: Network) -> AnyTask:
+    """The task that a network is for."""
+    return next(task for task in TASKS.values() if isinstance(network, task.network_class))
+
+
+def task_of_folder(folder: Path, name: str | None = None) -> AnyTask:
+    """The task that a folder holds data for.
+
+    Args:
+        folder: It exists.
+        name: Of the task that it is wanted for; the first that finds data if None.
+
+    Raises:
+        InputError: The folder holds data, but none for the task that it is wanted for.
+    """
+    finding = [task for task in TASKS.values() if task.recognises(folder)]
+    if name is None:
+        return finding[0] if finding else next(iter(TASKS.values()))
+    wanted = task_named(name)
+    if finding and wanted not in finding:
+        others = " and ".join(task.name for task in finding)
+        raise InputError(f"{folder}: holds data for {others}, not for {wanted.name}: expected {wanted.tree}")
+    return wanted
+
+
+def task_of_data(name: str | os.PathLike[str], wanted: str | None = None) -> AnyTask:
+    """The task of a data set's name, or of a folder.
+
+    Args:
+        name: As for `open_dataset`.
+        wanted: The name of the task that it is wanted for; the first that has such data if None.
+
+    Raises:
+        InputError: The name is unknown, or the data isn't for this task.
+    """
+    having = [task for task in TASKS.values() if name in task.drawn or name in task.datasets]
+    if having:
+        task = having[0] if wanted is None else task_named(wanted)
+        if task not in having:
+            known = ", ".join(repr(known) for known in (*task.drawn, *task.datasets))
+            raise InputError(f"data set {str(name)!r} is for {having[0].name}, not for {task.name}: expected {known}")
+        return task
+    if not Path(name).is_dir():
+        names = list(dict.fromkeys(known for task in TASKS.values() for known in (*task.drawn, *task.datasets)))
+        raise InputError(f"data {str(name)!r}: expected an existing folder, or one of the data sets {', '.join(names)}")
+    return task_of_folder(Path(name), wanted)
 
 
 @overload
@@ -31,7 +103,7 @@ def open_dataset(
     split: str = "train",
     *,
     classes: Sequence[str] | None = None,
-    task: Literal["semantic"],
+    task: Literal["segmentation", "semantic"],
 ) -> SegmentationDataset: ...
 
 
@@ -42,7 +114,7 @@ def open_dataset(
     split: str = "train",
     *,
     classes: Sequence[str] | None = None,
-    task: Literal["instance"],
+    task: Literal["detection", "instance"],
 ) -> DetectionDataset: ...
 
 
@@ -53,8 +125,8 @@ def open_dataset(
     split: str = "train",
     *,
     classes: Sequence[str] | None = None,
-    task: Task | None = None,
-) -> SegmentationDataset | DetectionDataset: ...
+    task: str | None = None,
+) -> SplitDataset[object]: ...
 
 
 def open_dataset(
@@ -63,8 +135,8 @@ def open_dataset(
     split: str = "train",
     *,
     classes: Sequence[str] | None = None,
-    task: Task | None = None,
-) -> SegmentationDataset | DetectionDataset:
+    task: str | None = None,
+) -> SplitDataset[object]:
     """Opens a split of a data set.
 
     Args:
@@ -74,77 +146,12 @@ def open_dataset(
         split: The name of the split: "train", "val", or another that the folder has.
         classes: What the classes of a folder with masks, but without dataset.yaml, are called; by default its masks are
             searched for them.
-        task: "semantic" for masks of classes, "instance" for objects. None for what there is: of `shapes`, and of a
-            folder that has both, masks of classes.
+        task: "segmentation" for masks of classes, "detection" for objects. None for what there is: of `shapes`, and of
+            a folder that has both, masks of classes.
 
     Raises:
         InputError: The name is unknown, a folder is missing, the split is empty, or the data isn't for this task; the
             message says which.
     """
-    if name == "shapes":
-        if root is not None:
-            raise InputError(f"data set 'shapes' is drawn by code: expected no root, got {root}")
-        return ShapesDetectionDataset(split) if task == "instance" else ShapesSegmentationDataset(split)
-    if name in DATASETS:
-        if root is None:
-            raise InputError(f"data set {name!r} needs a root: the folder in which it lies")
-        _require_task(str(name), task)
-        return DATASETS[str(name)](Path(root), split)
-    folder = Path(name)
-    if not folder.is_dir():
-        names = ", ".join(["shapes", *DATASETS])
-        raise InputError(f"data {str(name)!r}: expected an existing folder, or one of the data sets {names}")
-    if root is not None:
-        raise InputError(f"data {str(name)!r} is a folder itself: expected no root, got {root}")
-    dataset_class = recognise(folder, task)
-    if dataset_class is FolderDataset and not (folder / "dataset.yaml").exists():
-        return FolderDataset(folder, split, classes=classes)
-    return dataset_class(folder, split)
-
-
-def is_coco(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> bool:
-    """Whether `open_dataset`, given no task, would look for instances in COCO's format.
-
-    Args:
-        name: As for `open_dataset`; False for what it doesn't know.
-        root: As for `open_dataset`; it plays no part, since the name says enough.
-    """
-    if name == "shapes" or name in DATASETS:
-        return name == "coco"
-    return Path(name).is_dir() and recognise(Path(name)) is CocoDataset
-
-
-def _require_task(name: str, task: Task | None) -> None:
-    has_instances = name == "coco"
-    if task == "instance" and not has_instances:
-        raise InputError(f"data set {name!r} has masks of classes, no objects: expected 'coco' or 'shapes'")
-    if task == "semantic" and has_instances:
-        others = ", ".join(repr(other) for other in ("shapes", *DATASETS) if other != name)
-        raise InputError(f"data set {name!r} has objects, no masks of classes: expected one of {others}")
-
-
-def recognise(root: Path, task: Task | None = None) -> type[FolderDataset] | type[CocoDataset]:
-    """The class of the data set whose folder tree lies under `root`.
-
-    Args:
-        root: A folder.
-        task: What it is wanted for: "semantic" for masks of classes, "instance" for objects. None for whatever is
-            there; in a folder that has both, masks of classes.
-
-    Raises:
-        InputError: There is no such folder, or it holds nothing for this task.
-    """
-    has_instances = bool(CocoDataset.splits(root))
-    semantic = camvid.recognise(root)
-    has_masks = semantic is not FolderDataset or any(folder.is_dir() for folder in root.glob("*/masks"))
-    if task == "instance" and not has_instances:
-        raise InputError(
-            f"{root}: no instances: expected SPLIT/instances.json beside SPLIT/images, "
-            "or annotations/instances_SPLIT.json beside SPLIT, as the task is to find objects"
-        )
-    if task == "semantic" and has_instances and not has_masks:
-        raise InputError(
-            f"{root}: instances, but no masks of classes: expected SPLIT/masks beside SPLIT/images, "
-            "as the task is semantic segmentation"
-        )
-    return CocoDataset if has_instances and (task == "instance" or not has_masks) else semantic
+    found = task_of_data(name, task)
+    return found.open(os.fspath(name), None if root is None else os.fspath(root), split, classes=classes)

@@ -50,6 +50,23 @@ def test_what_a_split_is(root: Path) -> None:
     assert (dataset.problems, dataset.warnings) == ([], [])
 
 
+def test_labelled_images_have_the_classes_of_their_objects_and_boxes(root: Path) -> None:
+    dataset = CocoDataset(root, "train")
+    image, labels, boxes = dataset.labelled(0)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(root / "train/images/a.png")))
+    expected = np.full((HEIGHT, WIDTH), -1)
+    expected[4:14, 3:18] = 0
+    expected[disc(30, 20, 6) > 0] = 2
+    np.testing.assert_array_equal(labels, expected)
+    assert labels.dtype == np.int64
+    assert boxes == [(0, [3, 4, 18, 14]), (2, [24, 14, 36, 26])]
+    assert (dataset.labelled(2).labels == -1).all()
+    assert dataset.labelled(2).boxes == []
+    Image.new("RGB", (5, 5)).save(root / "train/images/a.png")
+    with pytest.raises(InputError, match=r"a\.png: 5x5 pixels"):
+        dataset.labelled(0)
+
+
 def test_samples(root: Path) -> None:
     image, target = CocoDataset(root, "train")[0]
     assert isinstance(image, tv_tensors.Image)

@@ -33,6 +33,17 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_labelled_images_keep_values_outside_the_classes(root: Path) -> None:
+    add_pair(root, "val", "c", [[3, 9, 77]])
+    image, labels, boxes = FolderDataset(root, "val").labelled(0)
+    assert image.size == (3, 1)
+    assert labels.tolist() == [[3, 255, 77]]
+    assert boxes == []
+    add_pair(root, "val", "c", [[3, 9, 0]], size=(4, 4))
+    with pytest.raises(InputError, match="3x1 pixels: expected 4x4"):
+        FolderDataset(root, "val").labelled(0)
+
+
 def test_samples(root: Path) -> None:
     dataset = FolderDataset(root, "train")
     assert len(dataset) == 2

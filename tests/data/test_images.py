@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from segweave.data.images import list_images, read_image, read_mask, to_rgb
+from segweave.data.images import image_size, list_images, read_image, read_mask, to_rgb
 from segweave.errors import InputError
 
 RED, BLUE = (200, 10, 20), (10, 20, 200)
@@ -90,10 +90,12 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not a picture")
     for name, cause in (("none.png", "no such file"), ("empty.png", "an empty file"), ("text.png", "not an image")):
-        with pytest.raises(InputError, match=f"{name}: {cause}"):
-            read_image(tmp_path / name)
-    with pytest.raises(InputError, match="a folder"):
-        read_image(tmp_path)
+        for read in (read_image, image_size):
+            with pytest.raises(InputError, match=f"{name}: {cause}"):
+                read(tmp_path / name)
+    for read in (read_image, image_size):
+        with pytest.raises(InputError, match="a folder"):
+            read(tmp_path)
 
 
 def test_masks_keep_their_values(tmp_path: Path) -> None:
@@ -144,3 +146,56 @@ def test_list_images_sorts_and_leaves_out_what_is_no_image(tmp_path: Path) -> No
     assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.tiff"]
     with pytest.raises(InputError, match="no such folder"):
         list_images(tmp_path / "none")
+
+
+def save_turned(path: Path, orientation: int) -> None:
+    """A picture of 64 by 32 pixels that is to be turned as its EXIF orientation says."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if path.suffix == ".tif":
+        picture(32, 64).save(path, tiffinfo={0x0112: orientation})
+    else:
+        picture(32, 64).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save_turned(path, orientation)
+    assert image_size(path) == read_image(path).size == ((64, 32) if orientation < 5 else (32, 64))
+
+
+def test_an_orientation_behind_a_png_files_pixels_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save_turned(path, 6)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = content.index(b"IEND") - 4
+    assert start < content.index(b"IDAT"), "where Pillow writes it"
+    path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    assert image_size(path) == read_image(path).size == (32, 64)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "gif"])
+def test_sizes_of_formats_without_an_orientation(tmp_path: Path, suffix: str) -> None:
+    picture(32, 64).save(tmp_path / f"a.{suffix}")
+    assert image_size(tmp_path / f"a.{suffix}") == (64, 32)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
+def test_the_size_needs_no_pixels(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(noise).save(path)
+    if suffix != "tif":  # Pillow writes what describes its pixels behind them
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.3)])
+        with pytest.raises(InputError):
+            read_image(path)
+
+    def decode(self: ImageFile.ImageFile) -> None:
+        raise AssertionError("pixels are decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    assert image_size(path) == (96, 64)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from segweave.detection.transforms import training_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,6 +19,7 @@ from segweave.detection.samples import (
     DetectionItem,
     DetectionTrainingSamples,
     collate,
+    training_transform,
 )
 from segweave.detection.shapes import ShapesDetectionDataset
 from tests.data.coco_files import write
@@ -115,26 +115,22 @@ def test_batches_keep_each_sample_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("length", "processes"), [(7, 3), (6, 3), (2, 3), (4, 1)])
-def test_evaluation_counts_each_sample_once_and_fills_with_nothing(length: int, processes: int) -> None:
+def test_evaluation_counts_each_sample_once_and_fills_with_what_does_not_count(length: int, processes: int) -> None:
     data = dataset(length)
     names: Counter[str] = Counter()
     shares = [DetectionEvaluationSamples(data, rank=rank, processes=processes) for rank in range(processes)]
     assert {len(share) for share in shares} == {-(-length // processes)}
     for share in shares:
         for position in range(len(share)):
-            image, target, name, number = share[position]
+            image, target, name, number, counted = share[position]
             assert (type(image), image.dtype) == (Tensor, torch.float32)
             assert target["masks"].shape[1:] == image.shape[1:]
-            if name == "":
-                assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"]) == 0
-                assert target["image_id"] == -1
-                continue
             expected = data[number]
             assert data.name(number) == name
             assert torch.equal((image * 255).round().byte(), expected.image.as_subclass(Tensor))
             assert torch.equal(target["masks"], expected.target["masks"].as_subclass(Tensor))
             assert target["image_id"] == expected.target["image_id"]
-            names[name] += 1
+            names[name] += counted
         with pytest.raises(IndexError):
             share[len(share)]
     assert names == {data.name(index): 1 for index in range(length)}

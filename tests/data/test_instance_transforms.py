@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from segweave.detection.transforms import select, training_transform
 from torch import Tensor
 from torchvision import tv_tensors
 
 from segweave.detection.dataset import DetectionTarget, detection_target
+from segweave.detection.samples import select, training_transform
 from segweave.detection.shapes import ShapesDetectionDataset
 
 COLOURS = torch.tensor([[250, 10, 20], [15, 240, 30], [25, 35, 245]])

@@ -10,9 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from segweave.data.loading import EvaluationSamples, LabelledImage, TrainingOrder, TrainingSamples
-from segweave.data.transforms import training_transform
+from segweave.data.loading import TrainingOrder
 from segweave.segmentation.dataset import Sample, SegmentationDataset
+from segweave.segmentation.samples import (
+    LabelledImage,
+    SegmentationEvaluationSamples,
+    SegmentationTrainingSamples,
+    training_transform,
+)
 
 KEYS = [(epoch, index) for epoch in (0, 3) for index in (4, 0, 2, 1, 3)]
 
@@ -40,9 +45,9 @@ class Noise(SegmentationDataset):
         return f"noise {index}"
 
 
-def samples(seed: int = 1) -> TrainingSamples:
+def samples(seed: int = 1) -> SegmentationTrainingSamples:
     transform = training_transform(crop_size=(32, 40), mean=(0.5,) * 3, std=(0.2,) * 3, brightness=0.3)
-    return TrainingSamples(Noise(), transform, seed=seed)
+    return SegmentationTrainingSamples(Noise(), transform, seed=seed)
 
 
 def assert_same(first: LabelledImage, second: LabelledImage) -> None:
@@ -173,23 +178,19 @@ def test_order_drives_a_loader_over_epochs() -> None:
 
 
 @pytest.mark.parametrize(("length", "processes"), [(7, 3), (6, 3), (7, 1), (2, 3)])
-def test_evaluation_counts_each_sample_once_and_fills_with_nothing(length: int, processes: int) -> None:
+def test_evaluation_counts_each_sample_once_and_fills_with_what_does_not_count(length: int, processes: int) -> None:
     dataset = Noise(length)
     names: Counter[str] = Counter()
-    shares = [EvaluationSamples(dataset, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [SegmentationEvaluationSamples(dataset, rank=rank, processes=processes) for rank in range(processes)]
     assert {len(share) for share in shares} == {-(-length // processes)}
     for share in shares:
         for position in range(len(share)):
-            image, mask, name, index = share[position]
-            if name == "":
-                assert (mask == 255).all()
-                assert image.shape[-2:] == mask.shape
-            else:
-                assert index == int(name.split()[1])
-                expected = dataset[index]
-                assert torch.equal(image, expected.image.as_subclass(Tensor))
-                assert torch.equal(mask, expected.mask.as_subclass(Tensor))
-                names[name] += 1
+            image, mask, name, index, counted = share[position]
+            assert index == int(name.split()[1])
+            expected = dataset[index]
+            assert torch.equal(image, expected.image.as_subclass(Tensor))
+            assert torch.equal(mask, expected.mask.as_subclass(Tensor))
+            names[name] += counted
             assert image.dtype == torch.uint8
             assert mask.dtype == torch.int64
             assert type(image) is type(mask) is Tensor

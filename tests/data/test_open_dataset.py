@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segweave.data import DATASETS, ShapesDetectionDataset, ShapesSegmentationDataset, is_coco, open_dataset
 from segweave.detection.coco import CocoDataset
+from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
 from segweave.segmentation.camvid import CamVid
 from segweave.segmentation.folder import FolderDataset
+from segweave.segmentation.shapes import ShapesSegmentationDataset
+from segweave.tasks import DATASETS, is_coco, open_dataset
 from tests.data.coco_files import write
 
 

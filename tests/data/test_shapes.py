@@ -7,10 +7,11 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from segweave.data.shapes_scene import COATS, Hero, draw_scene
+from segweave.data.shapes_drawings import Drawing, ShapesDrawings
+from segweave.data.shapes_scene import CLASSES, COATS, LOOK_ALIKES, PALETTE, Hero, draw_scene
 from segweave.errors import InputError
 from segweave.networks.losses import IGNORE_INDEX
-from segweave.segmentation.shapes import CLASSES, LOOK_ALIKES, PALETTE, Drawing, ShapesSegmentationDataset
+from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 DRAWINGS = 200
 PAIRS = [("ball", "buoy"), ("house", "car"), ("cone", "sail")]
@@ -20,8 +21,8 @@ GROUNDS = tuple(CLASSES.index(name) for name in ("water", "grass", "road"))
 
 @cache
 def drawings() -> list[Drawing]:
-    dataset = ShapesSegmentationDataset()
-    return [dataset.drawing(index) for index in range(DRAWINGS)]
+    dataset = ShapesDrawings()
+    return [dataset[index] for index in range(DRAWINGS)]
 
 
 def eroded(mask: torch.Tensor, by: int) -> np.ndarray:
@@ -36,11 +37,13 @@ def eroded(mask: torch.Tensor, by: int) -> np.ndarray:
 def interiors(name: str) -> list[np.ndarray]:
     """The colours, (3, pixels), inside each thing of a class, away from its edge."""
     found = []
-    for sample, instances in drawings():
-        for label, mask in zip(instances.labels, instances.masks, strict=True):
+    for drawing in drawings():
+        for label, mask in zip(drawing.things.labels, drawing.things.masks, strict=True):
+            if label != CLASSES.index(name):
+                continue
             inside = eroded(mask, 2)
-            if label == CLASSES.index(name) and inside.sum() >= 12:
-                found.append(sample.image[:, inside].numpy().astype(np.float64))
+            if inside.sum() >= 12:
+                found.append(drawing.image[:, inside].numpy().astype(np.float64))
     return found
 
 
@@ -108,8 +111,8 @@ def test_look_alikes_are_equally_large_and_stand_alike(pair):
     for name in pair:
         boxes = [
             box.numpy()
-            for _, instances in drawings()
-            for box in instances.boxes[instances.labels == CLASSES.index(name)]
+            for drawing in drawings()
+            for box in drawing.things.boxes[drawing.things.labels == CLASSES.index(name)]
         ]
         places.append(np.array([((x1 + x2) / 2, y2, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]))
     error = np.sqrt(sum(place.var(0) / len(place) for place in places))
@@ -118,16 +121,16 @@ def test_look_alikes_are_equally_large_and_stand_alike(pair):
 
 @pytest.mark.parametrize("size", [(128, 160), (97, 65)])
 def test_the_ground_at_its_foot_decides_a_things_class(size):
-    dataset = ShapesSegmentationDataset("val", size=size)
+    dataset = ShapesDrawings("val", size=size)
     seen = 0
     for index in range(60):
-        sample, instances = dataset.drawing(index)
-        for label, box in zip(instances.labels.tolist(), instances.boxes, strict=True):
+        _, mask, things = dataset[index]
+        for label, box in zip(things.labels.tolist(), things.boxes, strict=True):
             if label not in GROUND_OF:
                 continue
             x1, _, x2, y2 = (int(edge) for edge in box)
             middle, half = (x1 + x2) // 2, max(1, (x2 - x1) // 5)
-            foot = sample.mask[y2 : y2 + 2, middle - half : middle + half]
+            foot = mask[y2 : y2 + 2, middle - half : middle + half]
             grounds = foot[torch.isin(foot, torch.tensor(GROUNDS))]
             assert len(grounds) > 0
             assert (grounds == GROUND_OF[label]).all()
@@ -136,15 +139,15 @@ def test_the_ground_at_its_foot_decides_a_things_class(size):
 
 
 def test_the_inside_of_large_things_is_far_from_their_surroundings():
-    large = [mask for _, instances in drawings() for mask in instances.masks if mask.sum() >= 25**2]
+    large = [mask for drawing in drawings() for mask in drawing.things.masks if mask.sum() >= 25**2]
     assert sum(eroded(mask, 12).any() for mask in large) > 0.5 * DRAWINGS
 
 
 def test_colours_of_single_pixels_leave_the_ground_open():
     pixels = {ground: [] for ground in GROUNDS}
-    for sample, _ in drawings()[:60]:
+    for drawing in drawings()[:60]:
         for ground in GROUNDS:
-            pixels[ground].append(sample.image[:, sample.mask == ground][:, ::17])
+            pixels[ground].append(drawing.image[:, drawing.mask == ground][:, ::17])
     colours = {ground: torch.cat(parts, 1).double() for ground, parts in pixels.items()}
     means = torch.stack([colours[ground].mean(1) for ground in GROUNDS])
     for position, ground in enumerate(GROUNDS):
@@ -153,7 +156,7 @@ def test_colours_of_single_pixels_leave_the_ground_open():
 
 
 def test_every_class_is_frequent_and_look_alikes_are_balanced():
-    counts = np.array([np.bincount(sample.mask.numpy().ravel(), minlength=256) for sample, _ in drawings()])
+    counts = np.array([np.bincount(drawing.mask.numpy().ravel(), minlength=256) for drawing in drawings()])
     frequency = (counts > 0).mean(0)[: len(CLASSES)]
     assert (frequency >= 0.1).all(), dict(zip(CLASSES, frequency, strict=True))
     total = counts.sum(0)
@@ -165,8 +168,8 @@ def test_every_class_is_frequent_and_look_alikes_are_balanced():
 
 def test_things_range_from_a_few_pixels_to_half_the_image_and_poles_are_thin():
     poles, areas = [], []
-    for _, instances in drawings():
-        for label, box, mask in zip(instances.labels, instances.boxes, instances.masks, strict=True):
+    for drawing in drawings():
+        for box, label, mask in zip(*drawing.things, strict=True):
             areas.append(int(mask.sum()))
             if label == CLASSES.index("pole"):
                 poles.append((box[2:] - box[:2]).tolist())
@@ -176,31 +179,30 @@ def test_things_range_from_a_few_pixels_to_half_the_image_and_poles_are_thin():
     assert np.median([height for _, height in poles]) > 30
 
 
-def test_instances_agree_with_the_mask():
-    for sample, instances in drawings()[:40]:
-        things = torch.zeros_like(sample.mask)
-        for box, label, mask in zip(*instances, strict=True):
-            assert (sample.mask[mask.bool()] == label).all()
+def test_things_agree_with_the_mask():
+    for drawing in drawings()[:40]:
+        seen = torch.zeros_like(drawing.mask)
+        for box, label, mask in zip(*drawing.things, strict=True):
+            assert (drawing.mask[mask.bool()] == label).all()
             rows, columns = torch.where(mask)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            things += mask
-        assert things.max() == 1
-        expected = (sample.mask >= CLASSES.index("tree")) & (sample.mask != IGNORE_INDEX)
-        assert torch.equal(things.bool(), expected.as_subclass(torch.Tensor))
+            seen += mask
+        assert seen.max() == 1
+        expected = (drawing.mask >= CLASSES.index("tree")) & (drawing.mask != IGNORE_INDEX)
+        assert torch.equal(seen.bool(), expected.as_subclass(torch.Tensor))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 160), (33, 511), (511, 33), (512, 512)])
-def test_sample_and_instances_keep_the_contract(size):
-    dataset = ShapesSegmentationDataset(size=size, length=8)
+def test_drawings_keep_the_contract(size):
+    dataset = ShapesDrawings(size=size, length=8)
     for index in range(8):
-        image, mask = dataset[index]
+        image, mask, (boxes, labels, masks) = dataset[index]
         assert isinstance(image, tv_tensors.Image)
         assert isinstance(mask, tv_tensors.Mask)
         assert (image.dtype, image.shape) == (torch.uint8, (3, *size))
         assert (mask.dtype, mask.shape) == (torch.int64, size)
         assert set(mask.unique().tolist()) <= {*range(len(CLASSES)), IGNORE_INDEX}
         assert image.float().std() > 5
-        boxes, labels, masks = dataset.instances(index)
         count = len(labels)
         assert count > 0
         assert (boxes.dtype, boxes.shape) == (torch.float32, (count, 4))
@@ -209,14 +211,21 @@ def test_sample_and_instances_keep_the_contract(size):
 
 
 def test_a_drawing_depends_on_its_seed_split_and_index_alone():
-    dataset, again = ShapesSegmentationDataset(), pickle.loads(pickle.dumps(ShapesSegmentationDataset(length=10)))
+    dataset, again = ShapesDrawings(), pickle.loads(pickle.dumps(ShapesDrawings(length=10)))
     for index in (7, 0, 9, 7):
         assert torch.equal(dataset[index].image, again[index].image)
         assert torch.equal(dataset[index].mask, again[index].mask)
-        drawing = dataset.drawing(index)
-        assert torch.equal(drawing.sample.image, again[index].image)
-        assert torch.equal(drawing.instances.masks, again.instances(index).masks)
+        assert torch.equal(dataset[index].things.masks, again.things(index).masks)
     assert torch.equal(dataset[-1].image, dataset[len(dataset) - 1].image)
+
+
+def test_samples_are_the_drawings() -> None:
+    samples, dataset = ShapesSegmentationDataset("val", length=3), ShapesDrawings("val", length=3)
+    for index in (2, 0, -1):
+        image, mask = samples[index]
+        assert torch.equal(image, dataset[index].image)
+        assert torch.equal(mask, dataset[index].mask)
+        assert samples.name(index) == dataset.name(index)
 
 
 def test_no_two_drawings_are_the_same():
@@ -224,14 +233,14 @@ def test_no_two_drawings_are_the_same():
         return {hashlib.sha256(dataset[index].mask.numpy().tobytes()).digest() for index in range(count)}
 
     train, val, other = (
-        digests(ShapesSegmentationDataset(split, size=(48, 48), seed=seed), 40)
+        digests(ShapesDrawings(split, size=(48, 48), seed=seed), 40)
         for split, seed in [("train", 0), ("val", 0), ("train", 1)]
     )
     assert len(train | val | other) == 120
 
 
 def test_drawings_do_not_change_from_release_to_release():
-    image, mask = ShapesSegmentationDataset()[12]
+    image, mask, _ = ShapesDrawings()[12]
     digest = hashlib.sha256(mask.numpy().astype("<i8").tobytes()).hexdigest()
     assert digest[:16] == "c029e37555b2ade0"
     assert image.double().mean().item() == pytest.approx(145.753, abs=0.01)
@@ -251,8 +260,8 @@ def test_length_names_and_constants():
 
 @pytest.mark.parametrize("index", [3, 100, -4])
 def test_an_index_beyond_the_end_is_an_index_error(index):
-    dataset = ShapesSegmentationDataset(length=3)
-    for call in (dataset.__getitem__, dataset.instances, dataset.drawing, dataset.name):
+    dataset, samples = ShapesDrawings(length=3), ShapesSegmentationDataset(length=3)
+    for call in (dataset.__getitem__, dataset.things, dataset.name, samples.__getitem__, samples.name):
         with pytest.raises(IndexError, match="3 drawings"):
             call(index)
 

@@ -8,10 +8,10 @@ import torch
 from pycocotools import mask as coco_api
 from torch import Tensor
 
-from segweave.data.shapes_scene import PALETTE, THINGS
+from segweave.data.shapes_scene import CLASSES, PALETTE, THINGS
 from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
-from segweave.segmentation.shapes import CLASSES, ShapesSegmentationDataset
+from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 
 def test_classes_are_the_things_alone() -> None:

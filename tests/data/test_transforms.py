@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segweave.data.transforms import RandomScale, normalise, seed_of, training_transform
+from segweave.data.loading import seed_of
+from segweave.data.transforms import RandomScale, normalise
+from segweave.segmentation.samples import training_transform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 COLOURS = torch.tensor([[250, 10, 20], [15, 240, 30], [25, 35, 245], [200, 190, 5]])

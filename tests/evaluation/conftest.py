@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 
 import segweave
-from segweave.data import ShapesSegmentationDataset
 from segweave.data.transforms import normalise
 from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.saving import save_model
+from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 SIZES = ((64, 80), (64, 80), (50, 70), (64, 80), (80, 64), (64, 80), (33, 47))
 

@@ -18,12 +18,12 @@ from PIL import Image
 import segweave
 from segweave.cli import main
 from segweave.commands.evaluate import evaluate
-from segweave.data import open_dataset
 from segweave.data.transforms import normalise
 from segweave.errors import InputError
 from segweave.segmentation.confusion import confusion_matrix
 from segweave.segmentation.evaluation import SegmentationResult, worst_and_best
 from segweave.segmentation.inference import Inference
+from segweave.tasks import open_dataset
 
 HERE: dict[str, Any] = {"device": "cpu", "workers": 0}
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from segweave.errors import InputError
 from segweave.models import DETECTION_NETWORKS, create_model
 from segweave.networks.necks import NeckName
-from segweave.networks.network import Labelling
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, Labelling
 from segweave.saving import load, save_model
 from tests.networks.detection_samples import narrow, some_images, some_objects
 

@@ -13,6 +13,7 @@ from segweave.networks.fpt_transformers import (
     LocalGroundingTransformer,
     RenderingTransformer,
     SelfTransformer,
+    Weighing,
 )
 from tests.networks.fpt_transcription import (
     Size,
@@ -57,7 +58,7 @@ class TestSelfTransformer:
     @pytest.mark.parametrize("options", WEIGHINGS.values(), ids=WEIGHINGS.keys())
     @pytest.mark.parametrize("size", [(5, 4), (1, 7), (1, 1)], ids=str)
     def test_is_the_paper_s(self, size: Size, options: dict[str, Any]) -> None:
-        module = make_attentive(SelfTransformer(3, 8, **options))
+        module = make_attentive(SelfTransformer(3, 8, Weighing(**{"parts": 2, "similarity": "dot", **options})))
         x = some_map(2, 3, size)
         expected = naive_interaction(module, x, x, **{"parts": 2, "similarity": "dot", **options})
         assert expected.shape == (2, 8, *size)
@@ -66,7 +67,7 @@ class TestSelfTransformer:
     @pytest.mark.parametrize("options", WEIGHINGS.values(), ids=WEIGHINGS.keys())
     @torch.no_grad()
     def test_attention_is_what_gathers_the_values(self, options: dict[str, Any]) -> None:
-        module = make_attentive(SelfTransformer(3, 8, **options))
+        module = make_attentive(SelfTransformer(3, 8, Weighing(**{"parts": 2, "similarity": "dot", **options})))
         x = some_map(2, 3, (5, 4))
         for position, attention in attention_of(module, x, size=(5, 4)).items():
             assert attention.shape == (2, 1, 5, 4)
@@ -81,7 +82,7 @@ class TestGroundingTransformer:
     @pytest.mark.parametrize(("sizes", "options"), CASES, ids=CASE_NAMES)
     def test_is_the_paper_s(self, sizes: tuple[Size, Size], options: dict[str, Any]) -> None:
         fine_size, coarse_size = sizes
-        module = make_attentive(GroundingTransformer(3, 5, 8, **options))
+        module = make_attentive(GroundingTransformer(3, 5, 8, Weighing(**options)))
         maps = some_maps((3, fine_size), (5, coarse_size))
         expected = naive_interaction(module, *maps, **{"parts": 4, "similarity": "euclidean", **options})
         assert expected.shape == (2, 8, *fine_size)
@@ -90,7 +91,7 @@ class TestGroundingTransformer:
     @pytest.mark.parametrize("options", WEIGHINGS.values(), ids=WEIGHINGS.keys())
     @torch.no_grad()
     def test_attention_is_what_gathers_the_values(self, options: dict[str, Any]) -> None:
-        module = make_attentive(GroundingTransformer(3, 5, 8, **options))
+        module = make_attentive(GroundingTransformer(3, 5, 8, Weighing(**options)))
         fine, coarse = some_maps((3, (5, 4)), (5, (3, 2)))
         for position, attention in attention_of(module, fine, coarse, size=(5, 4)).items():
             assert attention.shape == (2, 1, 3, 2)
@@ -106,7 +107,7 @@ class TestLocalGroundingTransformer:
     @pytest.mark.parametrize(("sizes", "options"), CASES, ids=CASE_NAMES)
     def test_is_the_paper_s(self, sizes: tuple[Size, Size], options: dict[str, Any]) -> None:
         fine_size, coarse_size = sizes
-        module = make_attentive(LocalGroundingTransformer(3, 5, 8, square_size=3, **options))
+        module = make_attentive(LocalGroundingTransformer(3, 5, 8, Weighing(**options), square_size=3))
         maps = some_maps((3, fine_size), (5, coarse_size))
         weighing = {"parts": 4, "similarity": "euclidean", **options}
         expected = naive_interaction(module, *maps, square_size=3, **weighing)
@@ -124,7 +125,7 @@ class TestLocalGroundingTransformer:
     @pytest.mark.parametrize("coarse_size", [(5, 4), (3, 3)], ids=str)
     @torch.no_grad()
     def test_attention_is_what_gathers_the_values(self, coarse_size: Size, options: dict[str, Any]) -> None:
-        module = make_attentive(LocalGroundingTransformer(3, 5, 8, square_size=3, **options))
+        module = make_attentive(LocalGroundingTransformer(3, 5, 8, Weighing(**options), square_size=3))
         fine, coarse = some_maps((3, (5, 4)), (5, coarse_size))
         for position, attention in attention_of(module, fine, coarse, size=(5, 4)).items():
             assert attention.shape == (2, 1, *coarse_size)
@@ -164,7 +165,7 @@ class TestAttention:
             assert module.similarity == similarity
 
     def test_a_plain_softmax_learns_no_mixture(self) -> None:
-        module = SelfTransformer(3, 7, parts=2, normaliser="softmax")  # 7 channels need no parts
+        module = SelfTransformer(3, 7, Weighing(parts=2, normaliser="softmax"))  # 7 channels need no parts
         assert module.mixture is None
         assert sum(parameter.numel() for parameter in module.parameters()) == 3 * (3 * 7 + 7)
 
@@ -186,7 +187,7 @@ class TestAttention:
             (LocalGroundingTransformer, (3, 5, 8)),
         ]:
             with pytest.raises(ValueError, match=f"8 channels in {parts} parts: expected a multiple of the parts"):
-                transformer(*widths, parts=parts)
+                transformer(*widths, Weighing(parts=parts))
 
 
 class TestRenderingTransformer:

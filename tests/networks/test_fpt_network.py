@@ -1,6 +1,6 @@
 """FPT as a whole against a naive transcription of the paper: pyramids of any sizes, DropBlock, and what it explains."""
 
-import inspect
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from segweave.errors import InputError
-from segweave.models import create_model
+from segweave.models import create_model, model_options
 from segweave.networks.fpt import FPT, FeaturePyramidTransformer
+from segweave.networks.fpt_transformers import FOR_OBJECTS, FOR_PIXELS, FPTOptions
 from tests.networks.fpt_transcription import (
     PYRAMID,
     Size,
@@ -39,6 +40,10 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 
 
+def transformer_of(in_channels: list[int], channels: int, **options: Any) -> FeaturePyramidTransformer:
+    return FeaturePyramidTransformer(in_channels, channels, FPTOptions(**options))
+
+
 def joined(maps: list[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1) for x in maps], dim=1)
 
@@ -48,7 +53,7 @@ class TestFeaturePyramidTransformer:
     @pytest.mark.parametrize("options", TRANSFORMERS.values(), ids=TRANSFORMERS.keys())
     @pytest.mark.parametrize("activated", [True, False], ids=["activated", "plain"])
     def test_is_the_paper_s(self, options: dict[str, Any], training: bool, activated: bool) -> None:
-        module = FeaturePyramidTransformer(WIDTHS, 8, keep_probability=1.0, activated_levels=activated, **options)
+        module = transformer_of(WIDTHS, 8, keep_probability=1.0, activated_levels=activated, **options)
         make_attentive(module).train(training)
         maps = some_maps()
         levels, expected = module(maps), naive_feature_pyramid_transformer(module, maps, **options)
@@ -58,29 +63,29 @@ class TestFeaturePyramidTransformer:
 
     @pytest.mark.parametrize("options", [{"grounding": "local"}, {}], ids=str)
     def test_levels_of_one_size(self, options: dict[str, Any]) -> None:
-        module = make_attentive(FeaturePyramidTransformer([3, 3, 3], 8, **options)).eval()
+        module = make_attentive(transformer_of([3, 3, 3], 8, **options)).eval()
         maps = some_maps(*[(3, (5, 4))] * 3)
         expected = naive_feature_pyramid_transformer(module, maps, **options)
         assert_same_outputs_and_gradients(module, joined(module(maps)), joined(expected), maps)
 
     @torch.no_grad()
     def test_one_level_and_one_image(self) -> None:
-        module = make_attentive(FeaturePyramidTransformer([3], 8)).eval()
+        module = make_attentive(transformer_of([3], 8)).eval()
         x = some_map(1, 3, (5, 4))
         torch.testing.assert_close(module([x]), naive_feature_pyramid_transformer(module, [x]))
 
     def test_a_level_is_concatenated_with_what_is_named(self) -> None:
         """Level 2 of 4: itself, ST, GT from levels 3 and 4, RT from level 1, of 8 channels each but for itself."""
-        level = FeaturePyramidTransformer(WIDTHS, 8).levels[1]
+        level = transformer_of(WIDTHS, 8).levels[1]
         assert level.fuse.weight.shape == (8, 5 + 4 * 8, 3, 3)
         assert [ground.key.in_channels for ground in level.grounding] == [4, 6]
         assert [render.reduce.in_channels for render in level.rendering] == [3]
-        alone = FeaturePyramidTransformer(WIDTHS, 8, **TRANSFORMERS["none"]).levels
+        alone = transformer_of(WIDTHS, 8, **TRANSFORMERS["none"]).levels
         assert [each.fuse.in_channels for each in alone] == WIDTHS
 
     @pytest.mark.parametrize("count", [0, 3, 5])
     def test_other_numbers_of_maps(self, count: int) -> None:
-        module = FeaturePyramidTransformer([3] * 4, 8)
+        module = transformer_of([3] * 4, 8)
         with pytest.raises(ValueError, match=f"{count} maps: expected one for each of 4 levels"):
             module([torch.randn(2, 3, 5, 4)] * count)
 
@@ -104,14 +109,14 @@ class TestFeaturePyramidTransformer:
     )
     def test_options_that_there_are_not(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            FeaturePyramidTransformer([3, 4], 8, **options)
+            transformer_of([3, 4], 8, **options)
 
 
 class TestDropBlock:
     def transformed(self, *, seed: int = 2, training: bool = True, **options: Any) -> list[Tensor]:
         """What becomes of the maps, with weights that are the same each time."""
         torch.manual_seed(0)
-        module = FeaturePyramidTransformer([3, 3], 16, **TRANSFORMERS["none"], **options).train(training)
+        module = transformer_of([3, 3], 16, **TRANSFORMERS["none"], **options).train(training)
         for level in module.levels:
             nn.init.constant_(level.fuse.bias, 6.0)  # no position is 0 by itself
         maps = [torch.randn(2, 3, size, size) for size in (48, 32)]
@@ -153,13 +158,13 @@ class TestDropBlock:
 
     @pytest.mark.parametrize("side", [1, 3])
     def test_maps_smaller_than_a_square(self, side: int) -> None:
-        module = FeaturePyramidTransformer([3, 3], 8)
+        module = transformer_of([3, 3], 8)
         levels = module([torch.randn(2, 3, 2 * side + 1, 2 * side + 1), torch.randn(2, 3, side, side)])
         assert all(x.isfinite().all() for x in levels)
 
     @pytest.mark.parametrize(("drop_block_size", "side"), [(3, 2), (5, 2), (5, 4)])
     def test_maps_smaller_than_a_square_of_even_sides(self, drop_block_size: int, side: int) -> None:
-        module = FeaturePyramidTransformer([3, 3], 8, drop_block_size=drop_block_size)
+        module = transformer_of([3, 3], 8, drop_block_size=drop_block_size)
         levels = module([torch.randn(2, 3, 2 * side + 1, 2 * side + 1), torch.randn(2, 3, side, side)])
         assert all(x.isfinite().all() for x in levels)
 
@@ -175,7 +180,7 @@ class TestExplainLevels:
     )
     @torch.no_grad()
     def test_is_what_the_levels_were_made_with(self, pixel: Size, place: Size, options: dict[str, Any]) -> None:
-        module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8, **options)).eval()
+        module = make_attentive(transformer_of(WIDTHS, 8, **options)).eval()
         maps = some_maps()
         explained = module.explain(maps, self.images, at=pixel)
         weighing: dict[str, Any] = {key: value for key, value in options.items() if key == "normaliser"}
@@ -204,7 +209,7 @@ class TestExplainLevels:
         maps = some_maps()
         names = {}
         for row in ("none", "ST", "GT", "RT"):
-            module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8, **TRANSFORMERS[row])).eval()
+            module = make_attentive(transformer_of(WIDTHS, 8, **TRANSFORMERS[row])).eval()
             names[row] = set(module.explain(maps, self.images, at=(3, 4)))
         levels = {f"transformed_level{number}" for number in range(1, 5)}
         pairs = [(fine, coarse) for coarse in range(1, 5) for fine in range(1, coarse)]
@@ -214,7 +219,7 @@ class TestExplainLevels:
         assert names["RT"] == levels | {f"rendering_gate_from_level{fine}_level{coarse}" for fine, coarse in pairs}
 
     def test_pixels_that_the_images_do_not_have(self) -> None:
-        module = make_attentive(FeaturePyramidTransformer(WIDTHS, 8)).eval()
+        module = make_attentive(transformer_of(WIDTHS, 8)).eval()
         with pytest.raises(InputError, match=r"at \(56, 0\): expected a pixel \(x, y\) of images of 56 x 45 pixels"):
             module.explain(some_maps(), self.images, at=(56, 0))
 
@@ -287,15 +292,22 @@ class TestFPT:
             assert parameter.grad.abs().max() > 0, name
 
     def test_defaults_are_the_paper_s(self) -> None:
-        defaults = {p.name: p.default for p in inspect.signature(FPT).parameters.values()}
+        defaults = model_options("fpt")
         assert FPT.default_output_stride == 8
         assert (defaults["pyramid"], defaults["channels"], defaults["grounding"]) == ("ufp", 256, "local")
         assert (defaults["self_transformer"], defaults["rendering"]) == (True, True)
         assert (defaults["self_parts"], defaults["grounding_parts"], defaults["square_size"]) == (2, 4, 5)
         assert (defaults["self_similarity"], defaults["grounding_similarity"]) == ("dot", "euclidean")
         assert (defaults["drop_block_size"], defaults["keep_probability"]) == (3, 0.9)
-        objects = {p.name: p.default for p in inspect.signature(FeaturePyramidTransformer).parameters.values()}
-        assert (objects["drop_block_size"], objects["keep_probability"], objects["grounding"]) == (5, 0.9, "global")
+        objects = FOR_OBJECTS
+        assert (objects.drop_block_size, objects.keep_probability, objects.grounding) == (5, 0.9, "global")
+
+    def test_for_pixels_and_for_objects_differ_where_the_paper_says(self) -> None:
+        pixels, objects = dataclasses.asdict(FOR_PIXELS), dataclasses.asdict(FOR_OBJECTS)
+        differing = {name for name, value in pixels.items() if value != objects[name]}
+        assert differing == {"grounding", "activated_levels", "drop_block_size"}
+        assert pixels.items() <= model_options("fpt").items()
+        assert objects.items() <= model_options("mask_rcnn").items()
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_the_network_s_own_widths_have_a_fused_kernel(self, dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ from segweave.cost.activation_memory import peak_activation_bytes
 from segweave.models import create_model
 from segweave.networks.backbones import Backbone
 from segweave.networks.fpt import FeaturePyramidTransformer
+from segweave.networks.fpt_transformers import FPTOptions
 from segweave.networks.layers import ConvNormAct, DropBlock2d
 from segweave.networks.necks import (
     Neck,
@@ -55,7 +56,7 @@ def some_maps(sizes: Sequence[tuple[int, int]], batch: int = 2) -> list[Tensor]:
 
 def make(name: NeckName, **options: Any) -> Neck:
     torch.manual_seed(4)
-    neck = make_neck(name, source(), 8, **options)
+    neck = make_neck(name, source(), 8, FPTOptions(**options))
     for parameter in neck.parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, -0.5, 0.5)  # offsets that do something
@@ -137,7 +138,7 @@ class TestTransformedPyramid:
         options: dict[str, Any] = {"grounding": "local", "square_size": 3, "self_parts": 4, "grounding_parts": 2}
         neck, maps = make("fpt", **options).eval(), some_maps(SIZES[0])
         assert isinstance(neck, TransformedPyramid)
-        alone = FeaturePyramidTransformer([8] * 4, 8, **options).double().eval()
+        alone = FeaturePyramidTransformer([8] * 4, 8, FPTOptions(**options)).double().eval()
         alone.load_state_dict(neck.transformer.state_dict())
         with torch.no_grad():
             expected = alone([convolve(x, lateral) for x, lateral in zip(maps, neck.lateral, strict=True)])
@@ -213,3 +214,9 @@ def test_other_necks_explain_nothing(name: NeckName) -> None:
 def test_unknown_neck() -> None:
     with pytest.raises(ValueError, match="neck 'pafpn': expected one of bfp, fpn, bpa, fpt"):
         make_neck(cast(NeckName, "pafpn"), source(), 8)
+
+
+@pytest.mark.parametrize("name", ["bfp", "fpn", "bpa"])
+def test_what_only_fpt_can_do(name: NeckName) -> None:
+    with pytest.raises(ValueError, match=f"square_size 3 with neck '{name}': it is FPT's, expected neck 'fpt'"):
+        make_neck(name, source(), 8, FPTOptions(square_size=3))

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as run_lengths
 
-from segweave.detection.pictures import MOST_LABELLED, TINT, draw_detections, objects_of
+import segweave
+from segweave.detection.pictures import MOST_LABELLED, TINT, Objects, detection_heading, draw_detections, objects_of
 from segweave.errors import InputError
+from segweave.networks.network import Labelling
 from segweave.reports.pictures import IGNORE_COLOUR, LEGIBLE_WIDTH
 
 CLASSES = ["cell", "café", "tree"]
@@ -23,8 +26,9 @@ def filled(boxes=BOXES, size=(300, 400)):
     return masks
 
 
-def drawn(boxes=BOXES, labels=LABELS, scores=None, masks=None, classes=CLASSES, palette=PALETTE, image=GREY, **options):
-    return np.asarray(draw_detections(image, boxes, labels, scores, masks, classes, palette, **options))
+def drawn(boxes=BOXES, labels=LABELS, scores=None, masks=None, crowd=None, *, image=GREY, classes=CLASSES, **options):
+    objects = Objects(boxes, labels, scores, masks, crowd)
+    return np.asarray(draw_detections(image, objects, classes, PALETTE[: len(classes)], **options))
 
 
 def coloured(picture, colour):
@@ -65,10 +69,11 @@ def test_small_objects_lie_over_large_ones_whatever_their_order():
 
 def test_low_scores_are_left_out():
     scores = np.array([0.4, 0.6])
-    picture = drawn(scores=scores, masks=filled())
+    picture = drawn(scores=scores, masks=filled(), threshold=0.5)
     assert not coloured(picture, PALETTE[0]).any()
     assert coloured(picture, PALETTE[2]).any()
-    assert coloured(drawn(scores=scores, threshold=0.3), PALETTE[0]).any()
+    for all_of_them in (drawn(scores=scores, threshold=0.3), drawn(scores=scores)):
+        assert coloured(all_of_them, PALETTE[0]).any()
     assert (drawn(scores=scores, threshold=0.7) == 100).all()
 
 
@@ -88,8 +93,8 @@ def test_names_stay_inside_the_picture_and_off_each_other():
 
 
 def test_a_single_class_has_a_colour_for_each_object_and_no_names():
-    picture = drawn(labels=np.array([1, 1]), classes=["cell"], palette=[(1, 2, 3)])
-    assert not coloured(picture, (1, 2, 3)).any()
+    picture = drawn(labels=np.array([1, 1]), classes=["cell"])
+    assert not coloured(picture, PALETTE[0]).any()
     first, second = picture[100, 50], picture[200, 200]
     assert first.tolist() != second.tolist()
     assert max(first) == max(second) == 255
@@ -141,7 +146,7 @@ def test_small_images_are_enlarged_and_sizes_can_be_asked_for():
 @pytest.mark.parametrize("masks", [None, np.zeros((0, 300, 400), np.uint8)])
 @pytest.mark.parametrize("classes", [CLASSES, CLASSES[:1]])
 def test_without_objects_the_image_is_unchanged(masks, classes):
-    picture = drawn(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), masks, classes)
+    picture = drawn(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), masks, classes=classes)
     assert (picture == 100).all()
 
 
@@ -150,6 +155,45 @@ def test_boxes_beyond_the_image_and_empty_masks_are_drawn():
     picture = drawn(boxes, LABELS, masks=np.zeros((2, 300, 400), np.uint8))
     assert coloured(picture[299], PALETTE[0]).sum() > 300
     assert coloured(picture[30, 30], PALETTE[2])
+
+
+def test_names_wider_than_the_picture_are_shortened():
+    picture = drawn(BOXES[:1], LABELS[:1], image=GREY, classes=["a name\nwith no end " * 20])
+    assert (picture[40:59, 50:150] == 100).all(), "one class has no name"
+    long = drawn(BOXES[:1], LABELS[:1], classes=["a name\nwith no end " * 20, "tree"])
+    assert long.shape == GREY.shape
+    assert coloured(long[40:59], PALETTE[0]).any()
+
+
+def test_every_detection_that_was_kept_is_drawn(monkeypatch):
+    network = segweave.create_model("faster_rcnn", num_classes=3, backbone="test_resnet", pretrained=False)
+    network.labelling = Labelling(tuple(CLASSES), tuple(PALETTE))
+    scores = torch.tensor([0.9, 0.3, 0.1])
+    boxes = torch.tensor([[200.0, 100.0, 340.0, 260.0], [50.0, 60.0, 150.0, 140.0], [10.0, 200.0, 90.0, 280.0]])
+
+    def find(images, *, score):
+        kept = scores >= score
+        return [{"boxes": boxes[kept], "labels": torch.tensor([3, 1, 2])[kept], "scores": scores[kept]}]
+
+    monkeypatch.setattr(network, "find", find)
+    found = segweave.detect(network, GREY, score=0.2)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.3])
+    picture = np.asarray(found.picture())
+    assert coloured(picture[60, 50:150], PALETTE[0]).all(), "the one of score 0.3"
+    assert not coloured(picture, PALETTE[1]).any()
+    surer = np.asarray(segweave.detect(network, GREY).picture())
+    assert not coloured(surer, PALETTE[0]).any()
+
+
+def test_the_top_of_a_sheet_names_the_classes_that_were_found():
+    heading = detection_heading(GREY, Objects(BOXES, LABELS), CLASSES, PALETTE)
+    assert heading.legend == [("cell", PALETTE[0]), ("tree", PALETTE[2])]
+    assert heading.caption == "objects"
+    assert np.array_equal(np.asarray(heading.predicted), drawn())
+    one = detection_heading(GREY, Objects(BOXES, np.array([1, 1])), CLASSES[:1], PALETTE[:1])
+    assert one.legend == [], "each object has a colour of its own"
+    none = detection_heading(GREY, Objects(np.zeros((0, 4)), np.zeros(0, np.int64)), CLASSES, PALETTE)
+    assert (none.caption, none.legend) == ("no objects", [])
 
 
 def test_what_does_not_fit_is_named():

@@ -8,16 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segweave.reports.explanation import (
-    BAR,
-    MARGIN,
-    ROOM,
-    TILE,
-    WIDE,
-    explanation_sheet,
-    most_varying,
-    principal_components,
-)
+from segweave.reports.explanation import MARGIN, Heading, explanation_sheet
+from segweave.reports.map_rows import BAR, ROOM, TILE, WIDE
+from segweave.segmentation.pictures import segmentation_heading
 
 CLASSES = ["road", "tree"]
 PALETTE = [(200, 0, 0), (0, 0, 255)]
@@ -36,10 +29,7 @@ def sheet(
 ) -> Image.Image:
     return explanation_sheet(
         {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in maps.items()},
-        image=image,
-        predicted=mask,
-        classes=CLASSES,
-        palette=PALETTE,
+        heading=segmentation_heading(image, mask, CLASSES, PALETTE),
         title="a.png",
         at=at,
         of_pixel=of_pixel,
@@ -54,57 +44,6 @@ def row(*, image: NDArray[np.uint8] = IMAGE, mask: NDArray[Any] = MASK, **maps: 
 
 def noise(*shape: int) -> NDArray[np.float64]:
     return np.random.default_rng(1).normal(size=shape)
-
-
-def mixed(strengths: tuple[float, ...], channels: int = 8) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(C, 6, 8): a mixture of N uncorrelated patterns, each of another strength, and the patterns, (N, 6, 8)."""
-    generator = np.random.default_rng(2)
-    columns = np.hstack([np.ones((48, 1)), generator.normal(size=(48, len(strengths)))])
-    patterns = np.linalg.qr(columns)[0].T[1:]  # at right angles to the ones: of mean 0
-    directions = np.linalg.qr(generator.normal(size=(channels, len(strengths))))[0]
-    values = directions @ (np.array(strengths)[:, None] * patterns)
-    return (values + generator.normal(size=(channels, 1))).reshape(channels, 6, 8), patterns.reshape(-1, 6, 8)
-
-
-def test_principal_components_are_the_patterns_that_were_mixed():
-    values, patterns = mixed((3.0, 2.0, 1.0))
-    components, shares = principal_components(values.astype(np.float32))
-    assert components.shape == (3, 6, 8)
-    np.testing.assert_allclose(shares, np.array([9, 4, 1]) / 14, atol=1e-5)
-    for component, pattern, strength in zip(components, patterns, (3, 2, 1), strict=True):
-        sign = np.sign((component * pattern).sum())
-        np.testing.assert_allclose(sign * component, strength * pattern, atol=1e-5)
-
-
-def test_the_sign_of_a_component_is_that_of_its_strongest_channel():
-    pattern = np.linspace(-1, 1, 12).reshape(3, 4)
-    for weights in ([-0.1, 0.2, -2.0], [0.1, -0.2, 2.0]):
-        values = np.array(weights)[:, None, None] * pattern
-        components, _ = principal_components(values.astype(np.float32))
-        assert (components[0] * values[2]).sum() > 0
-
-
-def test_components_that_a_map_does_not_have_are_zero():
-    values, _ = mixed((1000.0,))
-    components, shares = principal_components(values.astype(np.float32))
-    assert np.abs(components[0]).max() > 1
-    np.testing.assert_array_equal(components[1:], 0)
-    assert shares[0] == pytest.approx(1)
-
-
-def test_a_constant_map_has_no_components():
-    values = np.full((5, 6, 8), 0.1, np.float32) * np.arange(5, dtype=np.float32)[:, None, None]
-    components, shares = principal_components(values)
-    np.testing.assert_array_equal(components, 0)
-    np.testing.assert_array_equal(shares, 0)
-
-
-def test_most_varying_channels_come_first():
-    spread = np.array([1.0, 5.0, 0.0, 3.0])[:, None, None]
-    offset = np.array([50.0, 0.0, 900.0, 0.0])[:, None, None]
-    values = (offset + spread * np.linspace(-1, 1, 12).reshape(1, 3, 4)).astype(np.float32)
-    assert most_varying(values, 3) == [1, 3, 0]
-    assert most_varying(values, 9) == [1, 3, 0, 2]
 
 
 def test_the_heading_shows_the_image_and_the_segmentation():
@@ -318,3 +257,94 @@ def test_captions_tell_the_range():
     difference = (row(map=first) != row(map=second)).any(axis=-1)
     assert difference.any()
     assert np.flatnonzero(difference.any(axis=1)).min() > WIDE * 40 // 56, "below the pictures"
+
+
+NEARLY = 0.5 + 0.001 * noise(8, 10, 14).clip(-1, 1)
+"""Around 0.5, with a range of 0.4 %."""
+MIDDLE = matplotlib.colormaps["inferno"]([127, 128], bytes=True)[:, :3].tolist()
+
+
+def caption_of(values: NDArray[Any], like: NDArray[Any]) -> bool:
+    """Whether two maps have the same caption under their pictures."""
+    first, second = row(map=values), row(map=like)
+    return np.array_equal(first[-40:], second[-40:])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_a_nearly_uniform_map_is_drawn_in_one_colour(channels):
+    picture = row(map=NEARLY[:channels])
+    if channels == 1:
+        panels = [tile(picture, 1, width=WIDE)]
+    else:
+        first = 2 if channels > 2 else 1  # after the components and the mean
+        panels = [tile(picture, column) for column in range(first, first + min(channels, 5))]
+    for panel in panels:
+        assert (panel == panel[0, 0]).all()
+        assert panel[0, 0].tolist() in MIDDLE
+    if channels == 8:
+        assert (tile(picture, 0) == 128).all(), "no components"
+
+
+def test_a_map_with_a_tenth_more_range_than_uniform_ones_keeps_its_contrast():
+    values = np.linspace(0.989, 1.0, 140).reshape(1, 10, 14)
+    assert tile(row(map=values), 1, width=WIDE).std(axis=(0, 1)).max() > 50
+
+
+def test_the_caption_of_a_uniform_map_tells_its_value():
+    same = np.full((1, 10, 14), 0.25)
+    assert caption_of(same, same + 1e-6), "a rounding error"
+    assert not caption_of(same, same + 0.01)
+    spread = same.copy()
+    spread[0, 0, 0] += 0.002
+    assert not caption_of(same, spread), "how far the values go from the middle"
+
+
+def test_components_of_features_that_hardly_differ_for_their_length_are_grey():
+    values = np.full((4, 10, 14), 5.0)
+    values[3] = 0.01 * noise(10, 14).clip(-1, 1)  # varies on its own, but is next to nothing beside the others
+    picture = row(map=values)
+    assert (tile(picture, 0) == 128).all()
+    assert tile(picture, 2).std() > 20, "the channel alone, with a range of its own"
+
+
+def notes(**arguments: Any) -> NDArray[np.bool_]:
+    """Which lines of pixels beside the heading have ink."""
+    page = np.asarray(sheet(**arguments))
+    return (page[MARGIN + 80 : MARGIN + 40 + WIDE * 40 // 56, MARGIN + 2 * (WIDE + 12) :] < 200).any(axis=(1, 2))
+
+
+def colour_bar(**arguments: Any) -> bool:
+    bright = matplotlib.colormaps["inferno"](255, bytes=True)[:3]
+    beside = np.asarray(sheet(**arguments))[: MARGIN + WIDE * 40 // 56, MARGIN + 2 * (WIDE + 12) :]
+    return bool((beside == bright).all(axis=-1).any())
+
+
+def test_the_notes_explain_nothing_that_is_not_there():
+    gate = np.linspace(0, 1, 5).reshape(5, 1, 1)
+    assert not notes().any()
+    assert not notes(gate=gate).any()
+    assert not any(colour_bar(**maps) for maps in ({}, {"gate": gate}, {"regions": LABELS}, {"dots": POSITIONS}))
+    for maps in ({"attention": noise(1, 10, 14)}, {"features": noise(4, 10, 14)}):
+        assert colour_bar(**maps)
+    assert notes(features=noise(4, 10, 14)).sum() > notes(attention=noise(1, 10, 14)).sum() + 4 * 8
+
+
+def test_the_note_on_the_ring_tells_of_maps_only_where_there_are_some_that_have_it():
+    gate = np.linspace(0, 1, 5).reshape(5, 1, 1)
+    alone = np.asarray(sheet(at=(3, 5), gate=gate))
+    of_gate = np.asarray(sheet(at=(3, 5), gate=gate, of_pixel=("gate", "absent")))
+    assert np.array_equal(alone, of_gate), "bars have no ring"
+    attention = {"attention": noise(1, 10, 14)}
+    height = MARGIN + WIDE * 40 // 56
+    without = np.asarray(sheet(at=(3, 5), **attention))[:height]
+    ringed = np.asarray(sheet(at=(3, 5), of_pixel=("attention",), **attention))[:height]
+    assert (ringed < 200).sum() > (without < 200).sum() + 100
+
+
+def test_a_picture_of_another_size_is_fitted_into_the_heading():
+    heading = Heading(IMAGE, Image.new("RGB", (560, 400), (0, 90, 0)), "objects", [("cell", (1, 2, 250))])
+    page = np.asarray(explanation_sheet({}, heading=heading, title="a\nb " * 200))
+    top, left = MARGIN + 41, MARGIN + WIDE + 12
+    assert (page[top : top + WIDE * 40 // 56, left : left + WIDE] == (0, 90, 0)).all()
+    assert (page[:, left + WIDE :] == (1, 2, 250)).all(axis=-1).sum() > 100, "the legend's chip"
+    assert (page[:, -MARGIN + 4 :] == 255).all(), "the title stays inside"

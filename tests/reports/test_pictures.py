@@ -17,12 +17,11 @@ from segweave.reports.pictures import (
     colour_mask,
     difference,
     dotted,
+    heat_colours,
     heat_map,
-    legend,
+    is_uniform,
     overlay,
     palette_png,
-    region_colours,
-    region_map,
     ringed,
     with_legend,
 )
@@ -102,59 +101,24 @@ def test_heat_map_of_constant_or_broken_values(values):
     assert (picture == picture[0, 0]).all()
 
 
-LABELS = np.array([[4, 4, 9], [4, -2, 9]])
-
-
-def test_a_region_is_in_one_colour_that_no_other_has():
-    picture = region_colours(LABELS, (30, 20))
-    assert picture.shape == (20, 30, 3)
-    cells = picture.reshape(2, 10, 3, 10, 3).swapaxes(1, 2)  # (2, 3, 10, 10, 3)
-    assert (cells == cells[:, :, :1, :1]).all(), "enlarged without new colours"
-    colours = cells[:, :, 0, 0]
-    same = (colours[:, :, None, None] == colours).all(axis=-1)
-    assert np.array_equal(same, LABELS[:, :, None, None] == LABELS)
-
-
-def test_colours_of_regions_depend_on_where_they_are_not_on_their_labels():
-    order = {4: 100, 9: 1000, -2: 7}
-    assert np.array_equal(
-        region_colours(LABELS, (9, 6)), region_colours(np.vectorize(order.__getitem__)(LABELS), (9, 6))
-    )
-
-
-def scattered(share: float) -> np.ndarray:
-    """(30, 40): regions of one position each, on a single ground."""
-    single = np.random.default_rng(0).random((30, 40)) < share
-    return np.where(single, np.arange(1, 1201).reshape(30, 40), 0)
+@pytest.mark.parametrize(
+    "values", [[0.001, 0.001005], [-70.0, -70.5], [0.0, 0.0], [np.nan, 3.0, 3.01], [np.inf]], ids=str
+)
+def test_values_that_hardly_differ_are_uniform(values):
+    assert is_uniform(np.array(values))
 
 
 @pytest.mark.parametrize(
-    "labels",
-    [
-        np.arange(1200).reshape(30, 40),
-        np.arange(1190).reshape(-1, 34),  # rows of a Fibonacci number: hues in golden steps nearly repeat after it
-        scattered(0.3),
-        np.random.default_rng(1).integers(0, 2, (30, 40)).cumsum().reshape(30, 40),
-        np.add.outer(np.arange(30) // 7, 10 * (np.arange(40) // 9)),
-    ],
-    ids=["single", "fibonacci", "scattered", "runs", "blocks"],
+    "values", [[0.001, 0.00102], [-70.0, -71.0], [0.0, 1e-30], [-1.0, 1.0], [np.nan, 3.0, 3.1]], ids=str
 )
-def test_colours_of_neighbouring_regions_differ(labels):
-    colours = region_colours(labels, labels.shape[::-1]).astype(float)
-    for first, second in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]), (np.s_[1:, 1:], np.s_[:-1, :-1])):
-        distances = np.linalg.norm(colours[first] - colours[second], axis=-1)
-        assert distances[labels[first] != labels[second]].min() > 55
+def test_values_that_differ_are_not(values):
+    assert not is_uniform(np.array(values))
 
 
-def test_a_region_map_shows_the_image_in_grey_under_colours_with_a_contour():
-    image = np.zeros((20, 30, 3), np.uint8)
-    image[:, :15] = (0, 200, 0)
-    labels = np.array([[0, 0, 1]])
-    picture, colours = region_map(labels, image).astype(float), region_colours(labels, (30, 20)).astype(float)
-    grey = np.full(3, round(0.587 * 200))
-    np.testing.assert_allclose(picture[5, 5], 0.45 * grey + 0.55 * colours[5, 5], atol=1)
-    np.testing.assert_allclose(picture[5, 17], 0.55 * colours[5, 17], atol=1)
-    np.testing.assert_allclose(picture[5, 19], 0.95 * colours[5, 19], atol=1)
+@pytest.mark.parametrize("values", [np.full((2, 2), 3.0), np.array([[0.0123, 0.01231]]), np.full((1, 1), np.nan)])
+def test_uniform_values_are_in_the_middle_colour(values):
+    middle = heat_colours(np.array([[0.0, 0.5, 1.0]]), (3, 1))[0, 1]
+    assert (heat_colours(values, (20, 10)) == middle).all()
 
 
 @pytest.mark.parametrize("ground", [LIGHT, DARK, (128, 128, 128)], ids=str)
@@ -194,21 +158,6 @@ def test_a_ring_is_light_and_dark_around_a_point_that_stays_visible(ground, cent
     ring = marked[(distance > 4) & (distance < 10)]
     assert (ring.min(axis=1) > 220).any()
     assert (ring.max(axis=1) < 50).any()
-
-
-def test_legend_wraps_to_its_width():
-    wide, narrow = legend(CLASSES, PALETTE, 600), legend(CLASSES, PALETTE, 110)
-    assert wide.width == 600
-    assert narrow.width == 110
-    assert narrow.height > wide.height
-    for strip in (wide, narrow):
-        colours = {tuple(colour) for colour in np.asarray(strip).reshape(-1, 3).tolist()}
-        assert set(PALETTE) <= colours
-
-
-def test_a_name_longer_than_the_line_stays_inside():
-    strip = np.asarray(legend(["a very long name of a class " * 5], PALETTE[:1], 150))
-    assert (strip[:, -8:] == 255).all()
 
 
 def test_with_legend_enlarges_small_pictures_by_a_whole_factor():

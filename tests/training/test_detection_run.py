@@ -18,7 +18,7 @@ import segweave
 from segweave import InputError, train
 from segweave.commands.train import RUN_FILES
 from segweave.detection.choices import ObjectSizes, anchor_sizes, detections_per_image
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork
 from segweave.training.callbacks import read_metrics
 from segweave.training.configuration import RunConfiguration, configure, read_settings, resolve
 from tests.small_runs import flags

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import segweave
 from segweave import create_model, train
-from segweave.data.loading import LabelledImage
+from segweave.segmentation.samples import LabelledImage
 from segweave.segmentation.training import SegmentationTraining
 from segweave.training.callbacks import exponential_average
 from tests.training.test_resume import train_until

@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segweave.cost.activation_memory import peak_activation_bytes
-from segweave.cost.detector_cost import countable
 from segweave.cost.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
 from segweave.devices import choose_device
 from segweave.errors import InputError
 from segweave.models import Network, create_model
+from segweave.networks.network import evaluating
 
 COUNTED = (
     "Multiply-adds are those of convolutions and matrix products (attention's among them), for one image; norms, "
@@ -230,11 +230,10 @@ def _profile_without_running(network: Network, size: tuple[int, int], batch: int
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(batch, 3, *size).contiguous(memory_format=torch.channels_last)
-        counted = countable(network)
+        counted = network.countable()
         multiply_adds = count_multiply_adds(counted, images[:1])
         kept = peak_activation_bytes(counted, images)
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             inference = peak_activation_bytes(counted, images)
     return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, None)
 
@@ -252,20 +251,17 @@ def profile_network(
     """
     device = next(network.parameters()).device
     images = torch.randn(batch, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    counted = countable(network)
-    modes = {module: module.training for module in network.modules()}
+    counted = network.countable()
     statistics_before = [buffer.clone() for buffer in network.buffers()]
     try:
-        network.eval()
-        with torch.no_grad():
-            multiply_adds = count_multiply_adds(counted, images[:1])
-            inference = peak_activation_bytes(counted, images)
-            latency = _median_latency(network, images, rounds)
-        network.train()
-        kept = peak_activation_bytes(counted, images)
+        with evaluating(network):
+            with torch.no_grad():
+                multiply_adds = count_multiply_adds(counted, images[:1])
+                inference = peak_activation_bytes(counted, images)
+                latency = _median_latency(network, images, rounds)
+            network.train()
+            kept = peak_activation_bytes(counted, images)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for buffer, before in zip(network.buffers(), statistics_before, strict=True):  # batch norm has seen noise
             buffer.copy_(before)
     return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, latency)

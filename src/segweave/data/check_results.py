@@ -1,12 +1,13 @@
 """What a check of a data set gives, whatever the data set is of."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 from rich.text import Text
 
 from segweave.data.colours import Colour
@@ -15,7 +16,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class CheckedSplit:
+class CheckedSplit(ABC):
     """What a split holds, and what is wrong with it. Files that could not be read are not counted."""
 
     split: str
@@ -29,29 +30,46 @@ class CheckedSplit:
     """One line each: the file, what was found and what was expected. A last line counts those that were left out."""
     problem_count: int
     """The number of problems, those that were left out among them."""
+    warnings: list[str]
+    """One line each: what is allowed but probably not meant. A last line counts those that were left out."""
 
+    @property
+    @abstractmethod
+    def contents(self) -> str:
+        """What a run prints of the split before it trains on it."""
 
-AnySplit = TypeVar("AnySplit", bound=CheckedSplit)
+    @property
+    @abstractmethod
+    def counted(self) -> dict[str, int]:
+        """What it holds beside images, by what it is called."""
+
+    @classmethod
+    @abstractmethod
+    def tables(cls, splits: "Sequence[CheckedSplit]") -> list[Table]:
+        """The splits of one data set side by side."""
 
 
 @dataclass(frozen=True)
-class DatasetCheck(Generic[AnySplit]):
+class DatasetCheck:
     """What a data set holds, and what is wrong with it."""
 
     root: Path
-    splits: list[AnySplit]
+    splits: list[CheckedSplit]
     """The splits that could be opened."""
     problems: list[str]
     """One line each: the file, what was found and what was expected. Training refuses a data set that has any."""
     problem_count: int
     """The number of problems, those that were left out of the lines among them."""
-    warnings: list[str] = field(default_factory=list)
-    """One line each: what is allowed but probably not meant."""
 
     @property
     def ok(self) -> bool:
         """Whether there are no problems."""
         return not self.problems
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line each: what is allowed but probably not meant."""
+        return [warning for split in self.splits for warning in split.warnings]
 
 
 def cut(lines: list[str], most: int, where: Path, noun: str) -> list[str]:

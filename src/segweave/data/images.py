@@ -1,14 +1,18 @@
 """Reading pictures and masks from files: every way of storing them that users have, one clear error for the rest."""
 
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from segweave.data.colours import Colour
@@ -21,6 +25,8 @@ ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _INTEGER_MODES = ("1", "L", "P", "I", *_SIXTEEN_BIT_MODES)
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""The EXIF orientations in which width and height change places."""
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -35,6 +41,25 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(
         file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     )
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """The size of a picture as it is meant to be seen (upright, as `read_image` gives it), from its header alone.
+
+    No pixel is decoded: this is quick, and doesn't notice that a file breaks off later on.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        InputError: The file is missing, empty, a folder, or not an image.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # by Pillow's version, its `size` is upright already or isn't
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        turned = _orientation(image, Path(path)) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -111,14 +136,21 @@ def read_mask(path: str | Path, palette: Sequence[Colour] | None = None) -> npt.
 
 def _load(path: str | Path) -> Image.Image:
     """Decodes all of a file, not only its header, and turns the picture upright."""
+    with _opened(path) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file of which the header has been read; what is wrong with it, now or in the block, is an InputError."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder: expected an image file")
     try:
         with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
+            yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -126,6 +158,26 @@ def _load(path: str | Path) -> Image.Image:
         raise InputError(f"{path}: {cause}") from None
     except Exception as error:  # PIL's decoders answer broken files with errors of many types
         raise InputError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
+
+
+def _orientation(image: Image.Image, path: Path) -> int | None:
+    """The EXIF orientation of an image of which only the header has been read."""
+    exif = Image.Image.getexif(image)  # a PNG's own method decodes the pixels, to find what stands behind them
+    if isinstance(image, PngImageFile) and ExifTags.Base.Orientation not in exif:
+        exif.load(_png_exif(path))
+    return exif.get(ExifTags.Base.Orientation)
+
+
+def _png_exif(path: Path) -> bytes:
+    """The EXIF block of a PNG file, before its pixels or behind them; empty if there is none."""
+    with path.open("rb") as file:
+        file.seek(8)  # past the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, os.SEEK_CUR)  # past the chunk and its checksum
+    return b""
 
 
 def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
@@ -148,7 +200,7 @@ def _look_up(colours: npt.NDArray[np.int64], palette: Sequence[Colour], path: st
         )
     codes = colours @ weights  # (H, W)
     places = np.searchsorted(keys[order], codes).clip(max=len(keys) - 1)
-    values = order[places]
+    values: npt.NDArray[np.int64] = order[places]
     if len(unknown := np.argwhere(keys[values] != codes)):
         y, x = unknown[0]
         colour = _as_text(colours[y, x])

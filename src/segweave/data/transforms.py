@@ -54,4 +54,6 @@ class RandomScale(v2.Transform):
 
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(..., 3, H, W) uint8 -> float32, with `mean` subtracted and divided by `std`, both for intensities in [0, 1]."""
-    return v2.functional.normalize(v2.functional.to_dtype(image, torch.float32, scale=True), list(mean), list(std))
+    intensities = v2.functional.to_dtype(image, torch.float32, scale=True)
+    normalised: Tensor = v2.functional.normalize(intensities, list(mean), list(std))
+    return normalised

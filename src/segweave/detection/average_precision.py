@@ -20,12 +20,13 @@ from torch import Tensor
 from segweave.detection.coco_masks import encode
 from segweave.errors import InputError
 from segweave.networks.rcnn_parts import MASK_THRESHOLD
+from segweave.results import Figure, Result
 
 SHOWN_SCORE = 0.5
 """Detections from this score up count in the score of an image."""
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads the precision."""
-FIGURES = {
+MEASURES = {
     "ap": "AP",
     "ap50": "AP50",
     "ap75": "AP75",
@@ -33,7 +34,9 @@ FIGURES = {
     "ap_medium": "AP medium",
     "ap_large": "AP large",
 }
-"""What tables call the figures of `APFigures` that are one number."""
+"""What the figures of `APFigures` that are one number are called; a new one is a line here."""
+LOGGED = ("ap", "ap50")
+"""Which of them are followed through training."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,16 @@ class APFigures:
     precision50: NDArray[np.float64]
     precision75: NDArray[np.float64]
 
+    def listed(self, kind: str) -> list[Figure]:
+        """As figures of a kind, "box" or "mask"."""
+        numbers = [
+            Figure(key, title, getattr(self, key), group=kind, logged=key in LOGGED) for key, title in MEASURES.items()
+        ]
+        return [*numbers, Figure("class_ap", "AP", self.class_ap, group=kind)]
+
 
 @dataclass(frozen=True)
-class DetectionResult:
+class DetectionResult(Result):
     """How well the objects of a split were found.
 
     Attributes:
@@ -74,6 +84,7 @@ class DetectionResult:
         image_scores: By the image's name, the F1 score of what was found with a score from 0.5 up, at IoU 0.5 of the
             masks, or of the boxes where there are no masks; NaN for an image without objects in which none was found.
         detections_per_image: How many detections of a class count in an image, those of the highest scores.
+        predictions: What was found, in COCO's format for results, in the order of the images' ids.
     """
 
     classes: Sequence[str]
@@ -81,6 +92,25 @@ class DetectionResult:
     mask: APFigures | None
     image_scores: dict[str, float]
     detections_per_image: int
+    predictions: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def kinds(self) -> dict[str, APFigures]:
+        """The figures of boxes and, if there are any, of masks."""
+        return {"box": self.box} if self.mask is None else {"box": self.box, "mask": self.mask}
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [figure for kind, figures in self.kinds.items() for figure in figures.listed(kind)]
+
+    @property
+    def note(self) -> str:
+        return (
+            f"of at most {self.detections_per_image} detections of a class in an image (COCO's own figures: 100)"
+        )
+
+    def details(self) -> dict[str, object]:
+        return {"detections_per_image": self.detections_per_image, **({} if self.mask else {"mask": None})}
 
 
 def coco_predictions(output: Mapping[str, Tensor], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -152,6 +182,7 @@ def evaluate_detections(
         mask=None if segmentations is None else _figures(segmentations, categories),
         image_scores={names[image]: score for image, score in _image_scores(segmentations or boxes).items()},
         detections_per_image=detections_per_image,
+        predictions=predictions,
     )
 
 

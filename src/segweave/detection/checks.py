@@ -1,4 +1,4 @@
-"""Checks instances in COCO's format: every annotation, image and mask is read, and all that is wrong is named."""
+"""Checks a split in COCO's format: every annotation, image and mask is read, and all that is wrong is named."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from rich import box
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from segweave.data.check_results import (
     CheckedSplit,
-    DatasetCheck,
     Size,
     colour_cell,
     cut,
@@ -31,6 +29,7 @@ from segweave.detection import coco_masks
 from segweave.detection.coco import CocoDataset
 from segweave.detection.coco_annotations import CocoImage, CocoObject
 from segweave.errors import InputError
+from segweave.progress import followed
 
 SMALL, MEDIUM = 32**2, 96**2
 """The areas in pixels below which COCO's figures call an object small, and medium."""
@@ -40,7 +39,7 @@ _AGREEMENT = 2
 
 @dataclass(frozen=True)
 class DetectionCheck(CheckedSplit):
-    """What a split of instances holds, and what is wrong with it. What could not be read is not counted."""
+    """What a split of objects holds, and what is wrong with it. What could not be read is not counted."""
 
     category_ids: tuple[int, ...]
     """What the annotations call each class."""
@@ -52,9 +51,6 @@ class DetectionCheck(CheckedSplit):
     """The fewest, the median and the most objects of an image, groups aside; None if there is no image."""
     size_shares: tuple[float, float, float]
     """The shares, 0 to 1, of small, medium and large objects, as COCO's figures tell them apart."""
-    warnings: list[str]
-    """One line each: what is allowed but probably not meant. A last line counts those that were left out."""
-
     @property
     def objects(self) -> int:
         """The number of objects, groups aside."""
@@ -65,50 +61,32 @@ class DetectionCheck(CheckedSplit):
         """The names of the classes without a single object."""
         return unseen(self.classes, self.class_objects)
 
+    @property
+    def contents(self) -> str:
+        each = ", ".join(f"{name} {count}" for name, count in zip(self.classes, self.class_objects, strict=True))
+        return f"objects of {self.split}: {each}"
 
-def check_detection(
-    root: Path, *, splits: Sequence[str] | None = None, most_problems: int = 20, progress: bool = False
-) -> tuple[DatasetCheck[DetectionCheck], list[CocoDataset]]:
-    """Checks a data set in COCO's format; see `segweave.commands.check.check`.
+    @property
+    def counted(self) -> dict[str, int]:
+        return {"objects": self.objects}
 
-    Returns:
-        The check, and the splits that could be opened, in which what is wrong is left out.
-
-    Raises:
-        InputError: There is no such folder, or no split in it.
-    """
-    names = CocoDataset.splits(root) if splits is None else list(splits)
-    if not names:
-        raise InputError(
-            f"{root}: no splits: expected folders with instances.json, or annotations/instances_SPLIT.json"
-        )
-    datasets: list[CocoDataset] = []
-    problems: list[str] = []
-    for name in names:
-        try:
-            datasets.append(CocoDataset(root, name, allow_problems=True))
-        except InputError as error:
-            problems.append(str(error))
-    problems += different_classes(datasets)
-    checks = [check_detection_split(each, most_problems=most_problems, progress=progress) for each in datasets]
-    problem_count = len(problems) + sum(each.problem_count for each in checks)
-    problems += [problem for each in checks for problem in each.problems]
-    warnings = [warning for each in checks for warning in each.warnings]
-    return DatasetCheck(root, checks, problems, problem_count, warnings), datasets
+    @classmethod
+    def tables(cls, splits: Sequence[CheckedSplit]) -> list[Table]:
+        own = [split for split in splits if isinstance(split, cls)]
+        return [_images_table(own), _objects_table(own), _classes_table(own)]
 
 
-def check_detection_split(dataset: CocoDataset, *, most_problems: int = 20, progress: bool = False) -> DetectionCheck:
+def check_split(dataset: CocoDataset, *, most_problems: int = 20, progress: bool = False) -> DetectionCheck:
     """Reads every image and mask of a split.
 
     Args:
         dataset: The split.
         most_problems: How many lines of problems, and of warnings, to give; a last one counts the rest.
-        progress: Show a progress bar on the terminal.
+        progress: Whether a progress bar is shown.
     """
     with ThreadPoolExecutor() as pool:
         inspected = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
-        title = f"Checking {dataset.split}"
-        findings = list(track(inspected, title, total=len(dataset), disable=not progress))
+        findings = list(followed(inspected, len(dataset), f"checking {dataset.split}", shown=progress))
     objects = [each for finding in findings for each in finding.objects]
     problems = [*dataset.problems, *(problem for finding in findings for problem in finding.problems)]
     if not problems and not any(not each.crowd for each in objects):
@@ -213,39 +191,34 @@ def _size_shares(areas: Sequence[float]) -> tuple[float, float, float]:
     return small / total, medium / total, (len(areas) - small - medium) / total
 
 
-def detection_tables(check: DatasetCheck[DetectionCheck]) -> list[Table]:
-    """The splits with their images, the splits with their objects, and the classes."""
-    return [_images_table(check), _objects_table(check), _classes_table(check)]
-
-
-def _images_table(check: DatasetCheck[DetectionCheck]) -> Table:
+def _images_table(splits: Sequence[DetectionCheck]) -> Table:
     table = Table("split", box=box.SIMPLE_HEAD)
     for title in ("images", "smallest", "median", "largest", "problems"):
         table.add_column(title, justify="right")
-    for split in check.splits:
+    for split in splits:
         table.add_row(Text(split.split), str(split.images), *size_cells(split), problem_cell(split))
     return table
 
 
-def _objects_table(check: DatasetCheck[DetectionCheck]) -> Table:
+def _objects_table(splits: Sequence[DetectionCheck]) -> Table:
     title = "objects; in an image: fewest, median, most; shares by area"
     table = Table("split", box=box.SIMPLE_HEAD, title=title)
     for column in ("objects", "groups", "fewest", "median", "most", "<32x32", "<96x96", "larger"):
         table.add_column(column, justify="right")
-    for split in check.splits:
+    for split in splits:
         counts = [str(count) for count in split.objects_per_image] if split.objects_per_image else ["-"] * 3
         shares = [f"{share:.0%}" for share in split.size_shares]
         table.add_row(Text(split.split), str(split.objects), str(split.groups), *counts, *shares)
     return table
 
 
-def _classes_table(check: DatasetCheck[DetectionCheck]) -> Table:
+def _classes_table(splits: Sequence[DetectionCheck]) -> Table:
     table = Table("", "id", "class", box=box.SIMPLE_HEAD)
-    for split in check.splits:
+    for split in splits:
         table.add_column(Text(f"{split.split} objects"), justify="right")
-    first = check.splits[0]
+    first = splits[0]
     for k, name in enumerate(first.classes):
-        counts = [int(split.class_objects[k]) if k < len(split.classes) else 0 for split in check.splits]
+        counts = [int(split.class_objects[k]) if k < len(split.classes) else 0 for split in splits]
         cells = [str(count) if count else Text("none", style="yellow") for count in counts]
         table.add_row(colour_cell(first.palette[k]), str(first.category_ids[k]), Text(name), *cells)
     return table

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
 from segweave.data.dataset import SplitDataset
+from segweave.data.labelled import NO_OBJECT, Labelled
 
 
 class DetectionTarget(TypedDict):
@@ -49,6 +51,20 @@ class DetectionDataset(SplitDataset[DetectionSample]):
 
     category_ids: Sequence[int]
     has_masks: bool = True
+
+    def labelled(self, index: int) -> Labelled:
+        """An image with its objects, later ones over earlier ones.
+
+        Raises:
+            InputError: The sample can't be read, or something in it is wrong.
+        """
+        image, target = self[index]
+        classes = (target["labels"] - 1).tolist()
+        labels = np.full(image.shape[1:], NO_OBJECT, np.int64)
+        for k, mask in zip(classes, target["masks"].numpy(), strict=True):
+            labels[mask > 0] = k
+        boxes = list(zip(classes, target["boxes"].tolist(), strict=True))
+        return Labelled(Image.fromarray(image.permute(1, 2, 0).numpy()), labels, boxes)
 
     @abstractmethod
     def image_id(self, index: int) -> int:

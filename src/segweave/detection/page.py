@@ -1,121 +1,91 @@
-"""The HTML page of a run that detects objects."""
+"""The part of a run's report that is about objects."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from segweave.data.colours import Colour
-from segweave.detection.average_precision import FIGURES, RECALLS, SHOWN_SCORE, APFigures, DetectionResult
-from segweave.detection.pictures import Objects, draw_detections
-from segweave.errors import InputError
+from segweave.detection.average_precision import (
+    MEASURES,
+    RECALLS,
+    SHOWN_SCORE,
+    APFigures,
+    DetectionResult,
+)
+from segweave.detection.dataset import DetectionDataset
+from segweave.detection.pictures import Objects, draw_detections, objects_of
+from segweave.networks.network import DetectionNetwork
 from segweave.reports.charts import Line, line_chart, line_colour
-from segweave.reports.page import PICTURE_WIDTH, css_colour, data_uri, in_columns, percent, write_page
+from segweave.reports.page import PICTURE_WIDTH, Example, Page, Row, css_colour, data_uri, in_columns, percent, render
 from segweave.reports.pictures import IGNORE_COLOUR, Picture
-from segweave.segmentation.confusion import defined
+from segweave.results import defined, worst_and_best
+from segweave.task import FinishedRun
+
+EXAMPLES = 4
+"""How many of the best and how many of the worst images are shown."""
+
+FinishedDetection = FinishedRun[DetectionNetwork, DetectionDataset, DetectionResult]
 
 
-@dataclass(frozen=True)
-class DetectionExample:
-    """An image of the validation split with its objects and what was found.
-
-    Attributes:
-        name: As the data set calls it.
-        score: F1 of this image, 0 to 1.
-        image: (H, W, 3), uint8.
-        prediction: What was found.
-        truth: Its objects, without scores.
-    """
-
-    name: str
-    score: float
-    image: Picture
-    prediction: Objects
-    truth: Objects
-
-
-def write_detection_report(
-    path: Path,
-    *,
-    title: str,
-    facts: Mapping[str, str],
-    metrics: Sequence[Mapping[str, float | str]],
-    classes: Sequence[str],
-    palette: Sequence[Colour],
-    counts: Sequence[int],
-    result: DetectionResult,
-    best: Sequence[DetectionExample],
-    worst: Sequence[DetectionExample],
-    configuration: Mapping[str, object],
-    versions: Mapping[str, str],
-) -> None:
-    """Writes the page. The file appears whole or not at all, and replaces an older one.
-
-    Args:
-        path: As `title`, `facts`, `metrics`, `configuration` and `versions`, see `segweave.reports.page.write_report`.
-        classes: The names of the K classes.
-        palette: The colour of each.
-        counts: How many objects of each the validation images hold.
-        result: The figures, of the same classes.
-        best: The validation images predicted best, in the order shown.
-        worst: The same for the worst.
-
-    Raises:
-        InputError: Classes, palette, counts and result don't fit each other, an object's label is of no class, or a
-            cell of `metrics` is not a number.
-    """
-    if not len(classes) == len(palette) == len(counts) == len(result.classes) or set(classes) != set(result.classes):
-        raise InputError(
-            f"{path}: {len(classes)} classes, {len(palette)} colours, {len(counts)} counts and figures of "
-            f"{len(result.classes)} classes, expected the same classes everywhere"
-        )
-    figures = {"box": result.box} if result.mask is None else {"box": result.box, "mask": result.mask}
-    several = len(classes) > 1
-    write_page(
-        path,
-        "detection.html.jinja",
-        title=title,
-        facts=facts,
-        metrics=metrics,
-        configuration=configuration,
-        versions=versions,
+def detection_page(finished: FinishedDetection) -> Page:
+    """Average precision, its curves, and the best and the worst validation images; the network isn't run again."""
+    result, dataset = finished.result, finished.dataset
+    several = len(dataset.classes) > 1
+    worst, best = (
+        [_ShownImage(finished, name) for name in names] for names in worst_and_best(result.image_scores, EXAMPLES)
+    )
+    shown = sorted(set().union(*(each.labels for each in [*worst, *best])))
+    any_crowd = any(each.has_crowd for each in [*worst, *best])
+    return Page(
+        sections=_sections(result, dataset),
         anchors={"precision": "Average precision", **({"classes": "Classes"} if several else {})},
-        examples=([_example(e, classes, palette) for e in worst], [_example(e, classes, palette) for e in best]),
-        legend=_legend([*worst, *best], classes, palette) if several else [],
-        marks=[("crowd", css_colour(IGNORE_COLOUR))] if _any_crowd([*worst, *best]) else [],
+        worst=[each.drawn() for each in worst],
+        best=[each.drawn() for each in best],
+        legend=[(dataset.classes[label - 1], dataset.palette[label - 1]) for label in shown] if several else [],
+        marks=[("crowd", IGNORE_COLOUR)] if any_crowd else [],
         example_note=f"Detections with a score from {SHOWN_SCORE:g} up are drawn, and count in F1 at IoU 0.5."
         + ("" if several else " Each object has a colour of its own."),
-        kinds={kind: line_colour(index) for index, kind in enumerate(figures)},
-        detections_per_image=result.detections_per_image,
-        summary=_summary(figures),
-        curves=[
-            *_curve("Precision by recall at IoU 0.5", {kind: (f.precision50, f.ap50) for kind, f in figures.items()}),
-            *_curve("Precision by recall at IoU 0.75", {kind: (f.precision75, f.ap75) for kind, f in figures.items()}),
-        ],
-        tables=in_columns(_class_rows(figures, classes, palette, counts)) if several else [],
-        means={kind: defined(each.ap) for kind, each in figures.items()},
     )
 
 
-def _summary(figures: Mapping[str, APFigures]) -> list[dict[str, Any]]:
+def _sections(result: DetectionResult, dataset: DetectionDataset) -> str:
+    """The figures, their curves, and those of each class, in HTML."""
+    kinds = result.kinds
+    annotations = dataset.ground_truth(masks=False)["annotations"]
+    objects = Counter(annotation["category_id"] for annotation in annotations if not annotation["iscrowd"])
+    counts = [objects[number] for number in dataset.category_ids]
+    several = len(dataset.classes) > 1
+    return render(
+        "detection/figures.html.jinja",
+        kinds={kind: line_colour(index) for index, kind in enumerate(kinds)},
+        detections_per_image=result.detections_per_image,
+        summary=_summary(kinds),
+        curves=[
+            *_curve("Precision by recall at IoU 0.5", {kind: (f.precision50, f.ap50) for kind, f in kinds.items()}),
+            *_curve("Precision by recall at IoU 0.75", {kind: (f.precision75, f.ap75) for kind, f in kinds.items()}),
+        ],
+        tables=in_columns(_class_rows(kinds, dataset.classes, dataset.palette, counts)) if several else [],
+        means={kind: defined(each.ap) for kind, each in kinds.items()},
+    )
+
+
+def _summary(figures: Mapping[str, APFigures]) -> list[Row]:
     return [
         {
             "name": title,
             "colour": None,
             "aps": {kind: defined(getattr(each, name)) for kind, each in figures.items()},
         }
-        for name, title in FIGURES.items()
+        for name, title in MEASURES.items()
     ]
 
 
 def _class_rows(
     figures: Mapping[str, APFigures], classes: Sequence[str], palette: Sequence[Colour], counts: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     return [
         {
             "name": name,
@@ -127,7 +97,7 @@ def _class_rows(
     ]
 
 
-def _curve(title: str, lines: Mapping[str, tuple[np.ndarray, float]]) -> list[dict[str, Any]]:
+def _curve(title: str, lines: Mapping[str, tuple[np.ndarray, float]]) -> list[Row]:
     """A chart of precision-recall curves, or none where nothing is defined."""
     curves = {kind: (precision, ap) for kind, (precision, ap) in lines.items() if not math.isnan(ap)}
     if not curves:
@@ -145,45 +115,55 @@ def _curve(title: str, lines: Mapping[str, tuple[np.ndarray, float]]) -> list[di
     ]
 
 
-def _example(example: DetectionExample, classes: Sequence[str], palette: Sequence[Colour]) -> dict[str, Any]:
-    """The pictures of an example as data URIs: the image, what was found, and the truth."""
-    width = example.image.shape[1]
-    scale = PICTURE_WIDTH / width if width > PICTURE_WIDTH else None
+class _ShownImage:
+    """An image of the validation split with its objects and what was found in it.
 
-    def drawn(objects: Objects) -> Image.Image:
-        boxes, labels, scores, masks, crowd = objects
-        return draw_detections(
-            example.image, boxes, labels, scores, masks, classes, palette, SHOWN_SCORE, crowd=crowd, scale=scale
+    Attributes:
+        labels: Of the objects that are drawn, from 1 up.
+        has_crowd: Whether a group of objects is among them.
+    """
+
+    def __init__(self, finished: FinishedDetection, name: str) -> None:
+        dataset, with_masks = finished.dataset, finished.result.mask is not None
+        index = next(index for index in range(len(dataset)) if dataset.name(index) == name)
+        image, target = dataset[index]
+        image_id = dataset.image_id(index)
+        found = objects_of(
+            [each for each in finished.result.predictions if each["image_id"] == image_id], dataset.category_ids
         )
+        self.name, self.score = name, finished.result.image_scores[name]
+        self.image: Picture = image.permute(1, 2, 0).numpy()
+        self.found = found if with_masks else found._replace(masks=None)
+        self.truth = Objects(
+            boxes=target["boxes"].numpy(),
+            labels=target["labels"].numpy(),
+            masks=target["masks"].numpy() if with_masks else None,
+            crowd=target["iscrowd"].numpy(),
+        )
+        self.classes, self.palette = dataset.classes, dataset.palette
 
-    prediction, truth = drawn(example.prediction), drawn(example.truth)
-    image = Image.fromarray(example.image).resize(truth.size, Image.Resampling.LANCZOS)
-    # thin lines keep their colours only without subsampling
-    pictures = {"image": image, "prediction": prediction, "truth": truth}
-    return {
-        "name": example.name,
-        "score": f"F1 {percent(example.score)}%",
-        "pictures": {
+    @property
+    def labels(self) -> set[int]:
+        scores, found = self.found.scores, self.found.labels
+        drawn = found if scores is None else found[scores >= SHOWN_SCORE]
+        return {*self.truth.labels.tolist(), *drawn.tolist()}
+
+    @property
+    def has_crowd(self) -> bool:
+        return self.truth.crowd is not None and bool(self.truth.crowd.any())
+
+    def drawn(self) -> Example:
+        """The image, what was found, and the truth."""
+        width = self.image.shape[1]
+        scale = PICTURE_WIDTH / width if width > PICTURE_WIDTH else None
+        found, truth = (
+            draw_detections(self.image, objects, self.classes, self.palette, SHOWN_SCORE, scale)
+            for objects in (self.found, self.truth)
+        )
+        image = Image.fromarray(self.image).resize(truth.size, Image.Resampling.LANCZOS)
+        # thin lines keep their colours only without subsampling
+        pictures = {"image": image, "prediction": found, "truth": truth}
+        addresses = {
             caption: data_uri(picture, "JPEG", quality=88, subsampling=0) for caption, picture in pictures.items()
-        },
-        "width": truth.width,
-        "height": truth.height,
-        "sharp": False,
-    }
-
-
-def _legend(
-    examples: Sequence[DetectionExample], classes: Sequence[str], palette: Sequence[Colour]
-) -> list[tuple[str, Markup]]:
-    """Name and colour of the classes that the examples show."""
-    shown: set[int] = set()
-    for example in examples:
-        scores = example.prediction.scores
-        found = example.prediction.labels
-        shown.update(example.truth.labels.tolist())
-        shown.update((found if scores is None else found[scores >= SHOWN_SCORE]).tolist())
-    return [(classes[label - 1], css_colour(palette[label - 1])) for label in sorted(shown)]
-
-
-def _any_crowd(examples: Sequence[DetectionExample]) -> bool:
-    return any(example.truth.crowd is not None and example.truth.crowd.any() for example in examples)
+        }
+        return Example(self.name, f"F1 {percent(self.score)}%", addresses, truth.size)

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as run_lengths
 
-from segweave.data.colours import Colour
+from segweave.data.colours import Colour, default_palette
 from segweave.errors import InputError
-from segweave.reports.pictures import IGNORE_COLOUR, LEGIBLE_WIDTH, Picture, blend, spread_colours, text_font
+from segweave.reports.explanation import Heading
+from segweave.reports.lettering import shortened, text_font
+from segweave.reports.pictures import IGNORE_COLOUR, LEGIBLE_WIDTH, Picture, blend
 
 TINT = 0.45
 """How much of its colour a mask has; the image shows through."""
@@ -24,7 +26,7 @@ Place = tuple[int, int, int, int]
 
 
 class Objects(NamedTuple):
-    """N objects of an image, as `draw_detections` takes them."""
+    """N objects of an image: what was found, or the truth."""
 
     boxes: NDArray[np.floating]
     """(N, 4), left, top, right and bottom in pixels."""
@@ -32,8 +34,8 @@ class Objects(NamedTuple):
     """(N,), from 1 to K."""
     scores: NDArray[np.floating] | None = None
     """(N,), in [0, 1]; None for the truth."""
-    masks: NDArray[np.uint8] | None = None
-    """(N, H, W), 1 on the object."""
+    masks: NDArray[np.integer] | NDArray[np.bool_] | None = None
+    """(N, H, W), not 0 on the object; None for boxes alone."""
     crowd: NDArray[np.integer] | None = None
     """(N,), not 0 for a group of objects that COCO's figures leave out; None if there is no such group."""
 
@@ -58,15 +60,10 @@ def objects_of(predictions: Sequence[Mapping[str, Any]], category_ids: Sequence[
 
 def draw_detections(
     image: Picture,
-    boxes: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    scores: NDArray[np.floating] | None,
-    masks: NDArray[np.integer] | NDArray[np.bool_] | None,
+    objects: Objects,
     classes: Sequence[str],
     palette: Sequence[Colour],
-    threshold: float = 0.5,
-    *,
-    crowd: NDArray[np.integer] | None = None,
+    threshold: float = 0.0,
     scale: float | None = None,
 ) -> Image.Image:
     """Draws objects over an image: masks tinted and outlined, boxes, names and scores.
@@ -76,23 +73,20 @@ def draw_detections(
 
     Args:
         image: (H, W, 3).
-        boxes: (N, 4), left, top, right and bottom in pixels of the image.
-        labels: (N,), from 1 to K.
-        scores: (N,), in [0, 1]; None for the truth.
-        masks: (N, H, W), not 0 on the object; None for boxes alone.
+        objects: The N objects. Groups of objects (`crowd`) are grey and have no names.
         classes: The names of the K classes.
         palette: Their colours.
         threshold: Objects with lower scores are left out.
-        crowd: (N,), not 0 for a group of objects, which is grey and has no name.
         scale: How many times as large as the image the picture is; by default once, or as often as a small image needs
             to be `LEGIBLE_WIDTH` wide.
 
     Raises:
         InputError: A label is of no class, or the masks are not of the image's size.
     """
-    labels, boxes = np.asarray(labels, np.int64), np.asarray(boxes, np.float64).reshape(-1, 4)
-    _check(image, labels, masks, len(classes))
-    groups = np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd) != 0
+    _check(image, objects, len(classes))
+    labels, scores, masks = np.asarray(objects.labels, np.int64), objects.scores, objects.masks
+    boxes = objects.boxes.astype(np.float64).reshape(-1, 4)
+    groups = np.zeros(len(labels), bool) if objects.crowd is None else objects.crowd != 0
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = np.lexsort((-areas, ~groups))  # groups lie below objects, and large objects below small ones
     if scores is not None:
@@ -119,7 +113,26 @@ def draw_detections(
     return canvas
 
 
-def _check(image: Picture, labels: NDArray[np.integer], masks: NDArray[Any] | None, num_classes: int) -> None:
+def detection_heading(image: Picture, objects: Objects, classes: Sequence[str], palette: Sequence[Colour]) -> Heading:
+    """The top of a sheet of explanations: the image with the objects, and the classes that they are of.
+
+    Args:
+        image: (H, W, 3).
+        objects: What was found in it.
+        classes: The names of the K classes.
+        palette: Their colours.
+    """
+    present = np.unique(objects.labels).tolist() if len(classes) > 1 else []  # one class has no colour of its own
+    return Heading(
+        image=image,
+        predicted=draw_detections(image, objects, classes, palette),
+        caption="objects" if len(objects.labels) else "no objects",
+        legend=[(classes[label - 1], palette[label - 1]) for label in present],
+    )
+
+
+def _check(image: Picture, objects: Objects, num_classes: int) -> None:
+    labels, masks = objects.labels, objects.masks
     unknown = labels[(labels < 1) | (labels > num_classes)]
     if len(unknown):
         raise InputError(f"label {unknown[0]}: expected 1 to {num_classes}")
@@ -136,8 +149,9 @@ def _line_width(areas: NDArray[np.float64], size: tuple[int, int]) -> int:
 
 def _own_colours(count: int) -> NDArray[np.uint8]:
     """(count, 3): strong and bright, so that they stand out from dark images and from pale ones."""
-    colours = spread_colours(count).astype(float)
-    return np.rint(255 * colours / colours.max(axis=1, keepdims=True)).astype(np.uint8)
+    colours = np.array(default_palette(count), np.float64).reshape(-1, 3)
+    strong: NDArray[np.uint8] = np.rint(255 * colours / colours.max(axis=1, keepdims=True)).astype(np.uint8)
+    return strong
 
 
 def _tinted(picture: Picture, masks: Sequence[NDArray[Any]], colours: NDArray[np.uint8], line: int) -> Picture:
@@ -173,6 +187,7 @@ def _draw_names(draw: ImageDraw.ImageDraw, named: Sequence[tuple[Place, str, Col
     chip_height = sum(font.getmetrics()) + 1
     taken: list[Place] = []
     for (left, top, _, bottom), name, colour in named:
+        name = shortened(name, font, size[0] - 6)
         chip_width = math.ceil(font.getlength(name)) + 6
         x = max(min(left, size[0] - chip_width), 0)
         places = [

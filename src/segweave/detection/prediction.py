@@ -1,7 +1,8 @@
-"""Objects in images: `detect` for one image in memory, `predict_objects` (what `segweave predict` does with a detector)
-for files."""
+"""Objects in images: `detect` for one image in memory, and what `segweave predict` writes for files."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,26 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from segweave.data.colours import Colour
 from segweave.data.images import ImageLike, to_array
 from segweave.detection.average_precision import coco_predictions
-from segweave.detection.pictures import draw_detections
+from segweave.detection.pictures import Objects, detection_heading, draw_detections
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.rcnn import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, evaluating
+from segweave.reports.explanation import Heading
+from segweave.saving import network_of
+from segweave.task import Prediction, Predictor
 
 PREDICTIONS_FILE = "predictions.json"
 
+SHOWN_SCORE = 0.5
+"""The least score of an object that is told, if no other is given."""
 
-@dataclass(frozen=True)
-class Detections:
+
+@dataclass(frozen=True, repr=False)
+class Detections(Prediction):
     """The N objects that a network sees in an image, the surest first.
 
     Attributes:
@@ -43,19 +51,33 @@ class Detections:
     scores: NDArray[np.float32]
     masks: NDArray[np.bool_] | None
     classes: Sequence[str]
-    palette: Sequence[tuple[int, int, int]]
+    palette: Sequence[Colour]
 
-    def picture(self) -> Image.Image:
-        """The image with the objects drawn on it."""
-        return draw_detections(self.image, self.boxes, self.labels, self.scores, self.masks, self.classes, self.palette)
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        counts = Counter(self.classes[label - 1] for label in self.labels.tolist())
+        found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
+        with_masks = ", with masks" if self.masks is not None else ""
+        return f"<Detections in {width}x{height} pixels: {found}{with_masks}>"
+
+    @property
+    def objects(self) -> Objects:
+        """For pictures."""
+        return Objects(self.boxes, self.labels, self.scores, self.masks)
+
+    def overlay(self) -> Image.Image:
+        """The image with all objects drawn on it."""
+        return draw_detections(self.image, self.objects, self.classes, self.palette)
+
+    def heading(self) -> Heading:
+        return detection_heading(self.image, self.objects, self.classes, self.palette)
 
 
-@torch.inference_mode()
-def detect(network: Network, image: ImageLike, *, score: float = 0.5) -> Detections:
+def detect(model: str | os.PathLike[str] | Network, image: ImageLike, *, score: float = SHOWN_SCORE) -> Detections:
     """Finds the objects in one image.
 
     Args:
-        network: From `segweave.load`.
+        model: A run folder, or a network from `segweave.load`.
         image: As in `segweave.segment`.
         score: The least score of an object that is told; nothing below the network's own `score_threshold` is found.
 
@@ -63,17 +85,32 @@ def detect(network: Network, image: ImageLike, *, score: float = 0.5) -> Detecti
         InputError: The image can't be read, the network labels pixels or was never trained on named classes, or the
             score isn't one from 0 to 1.
     """
-    if not 0 <= score <= 1:
-        raise InputError(f"score {score}: expected 0 to 1")
+    network = network_of(model)
+    if not isinstance(network, DetectionNetwork):
+        raise InputError(f"a {network.recipe['model']} labels pixels: expected segweave.segment in place of detect")
+    return find_objects(network, to_array(image), score)
+
+
+@torch.inference_mode()
+def find_objects(network: DetectionNetwork, image: NDArray[np.uint8], score: float) -> Detections:
+    """Finds the objects in an image.
+
+    Args:
+        network: Trained on named classes.
+        image: (H, W, 3), RGB.
+        score: The least score of an object that is told.
+    """
+    require_score(score)
     labelling = network.labelling
     if labelling is None:
         raise InputError("the network has no classes: expected one from segweave.load")
-    if not isinstance(network, DetectionNetwork):
-        raise InputError(f"a {network.recipe['model']} labels pixels: expected segweave.segment in place of detect")
-    picture = to_array(image)
-    found = _found(network, picture, score)
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(image).permute(2, 0, 1).to(device, torch.float32) / 255
+    with evaluating(network):
+        (output,) = network.find([pixels], score=score)
+    found = {name: values.cpu() for name, values in output.items()}
     return Detections(
-        image=picture,
+        image=image,
         boxes=found["boxes"].numpy(),
         labels=found["labels"].numpy(),
         scores=found["scores"].numpy(),
@@ -83,45 +120,55 @@ def detect(network: Network, image: ImageLike, *, score: float = 0.5) -> Detecti
     )
 
 
-def predict_objects(network: DetectionNetwork, targets: dict[Path, Path], out: Path, *, score: float) -> None:
-    """Draws the objects in image files, and writes them all to OUT/predictions.json in COCO's format.
+def require_score(score: float) -> None:
+    """Refuses what isn't a score.
+
+    Raises:
+        InputError: It isn't one from 0 to 1.
+    """
+    if not 0 <= score <= 1:
+        raise InputError(f"score {score}: expected 0 to 1")
+
+
+class DetectionPredictor(Predictor):
+    """Draws the objects on each image, NAME.png, and writes them all to OUT/predictions.json in COCO's format.
 
     Args:
-        network: From `segweave.load`.
-        targets: The image file of each picture's file.
+        network: Trained on named classes.
         out: The folder of predictions.json.
         score: The least score of an object that is drawn and written.
     """
-    assert network.labelling is not None
-    category_ids = network.labelling.category_ids or tuple(range(1, network.num_classes + 1))
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, (target, source) in enumerate(targets.items(), start=1):
-        detections = detect(network, source, score=score)
-        height, width = detections.image.shape[:2]
-        images.append({"id": number, "file_name": source.name, "height": height, "width": width})
-        annotations += _annotations(detections, number, category_ids, first=len(annotations) + 1)
-        with written_whole(target) as unfinished:
-            detections.picture().save(unfinished, format="PNG")
-    categories = [
-        {"id": number, "name": name} for number, name in zip(category_ids, network.labelling.classes, strict=True)
-    ]
-    with written_whole(out / PREDICTIONS_FILE) as unfinished:
-        unfinished.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
 
+    def __init__(self, network: DetectionNetwork, out: Path, score: float) -> None:
+        require_score(score)
+        if network.labelling is None:
+            raise InputError("the network has no classes: expected one from segweave.load")
+        self.network = network
+        self.file = out / PREDICTIONS_FILE
+        self.score = score
+        self.classes = network.labelling.classes
+        self.category_ids = network.labelling.category_ids or tuple(range(1, network.num_classes + 1))
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
 
-def as_intensities(picture: NDArray[np.uint8], network: DetectionNetwork) -> torch.Tensor:
-    """(H, W, 3), uint8 -> (3, H, W), float32 in [0, 1], where the network is: what it takes."""
-    device = next(network.parameters()).device
-    return torch.from_numpy(picture).permute(2, 0, 1).to(device, torch.float32) / 255
+    def companions(self, picture: Path) -> list[Path]:
+        return [self.file]
 
+    def write(self, picture: Path, source: Path, image: NDArray[np.uint8]) -> None:
+        detections = find_objects(self.network, image, self.score)
+        with written_whole(picture) as unfinished:
+            detections.overlay().save(unfinished, format="PNG")
+        number, (height, width) = len(self.images) + 1, image.shape[:2]
+        self.images.append({"id": number, "file_name": source.name, "height": height, "width": width})
+        self.annotations += _annotations(detections, number, self.category_ids, first=len(self.annotations) + 1)
 
-def _found(network: DetectionNetwork, picture: NDArray[np.uint8], score: float) -> dict[str, torch.Tensor]:
-    """What the network finds in (H, W, 3) with a score at least as high, on the CPU; masks are bool."""
-    training = network.training
-    (found,) = network.eval().find([as_intensities(picture, network)], score=score)
-    network.train(training)
-    return {name: values.cpu() for name, values in found.items()}
+    def finish(self) -> None:
+        categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        content = {"images": self.images, "categories": categories, "annotations": self.annotations}
+        with written_whole(self.file) as unfinished:
+            unfinished.write_text(json.dumps(content))
 
 
 def _annotations(

@@ -19,31 +19,27 @@ the text leaves open, and how we read it:
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from segweave.networks.backbones import Backbone
 from segweave.networks.fpt_transformers import (
+    FOR_PIXELS,
+    FPTOptions,
     GroundingTransformer,
     LocalGroundingTransformer,
-    Normaliser,
     RenderingTransformer,
-    Scaling,
     SelfTransformer,
-    Weighing,
     check_known,
 )
 from segweave.networks.layers import ConvNormAct, DropBlock2d, pyramid_convolution, resize_like
 from segweave.networks.network import SegmentationNetwork, position_of
 from segweave.networks.ufp import PyramidHead, PyramidName, make_pyramid
-from segweave.ops.mixture_of_softmaxes import Similarity
 
 # Shapes: B images, C channels of a pyramid's map, D of a transformed one, P parts, N = H W positions of a fine map
 # (X^f), M = h w of a coarse one (X^c), K classes
-
-Grounding = Literal["local", "global", "none"]
 
 
 class FPT(SegmentationNetwork):
@@ -56,19 +52,7 @@ class FPT(SegmentationNetwork):
         num_classes: K.
         pyramid: What is transformed: "ufp", "ppm" or "aspp" (Table 5).
         channels: D, of the pyramid's levels too.
-        self_transformer: Whether levels attend to themselves (ST).
-        grounding: Whether levels attend to coarser ones: in a square (LGT), everywhere (GT), or not.
-        rendering: Whether levels are rendered by finer ones (RT).
-        self_parts: N of Eq. 2 in ST.
-        grounding_parts: N of Eq. 2 in GT and LGT.
-        self_similarity: Of ST.
-        grounding_similarity: Of GT and LGT; "euclidean" in the paper.
-        normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
-        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
-        square_size: Positions along a side of LGT's square.
-        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level.
-        drop_block_size: Side of the squares that are dropped from the transformed maps in training.
-        keep_probability: Of a position of the transformed maps in training; 1 leaves DropBlock out.
+        transformer: How the pyramid is transformed.
         head_channels: Width of the head.
         dropout: Probability with which the head's last input channels are dropped in training.
     """
@@ -82,41 +66,13 @@ class FPT(SegmentationNetwork):
         num_classes: int,
         pyramid: PyramidName = "ufp",
         channels: int = 256,
-        self_transformer: bool = True,
-        grounding: Grounding = "local",
-        rendering: bool = True,
-        self_parts: int = 2,
-        grounding_parts: int = 4,
-        self_similarity: Similarity = "dot",
-        grounding_similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "none",
-        square_size: int = 5,
-        activated_levels: bool = True,
-        drop_block_size: int = 3,
-        keep_probability: float = 0.9,
+        transformer: FPTOptions = FOR_PIXELS,
         head_channels: int = 512,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         self.pyramid = make_pyramid(pyramid, backbone, channels)
-        self.transformer = FeaturePyramidTransformer(
-            [channels] * len(self.pyramid.levels),
-            channels,
-            self_transformer=self_transformer,
-            grounding=grounding,
-            rendering=rendering,
-            self_parts=self_parts,
-            grounding_parts=grounding_parts,
-            self_similarity=self_similarity,
-            grounding_similarity=grounding_similarity,
-            normaliser=normaliser,
-            distance_scaling=distance_scaling,
-            square_size=square_size,
-            activated_levels=activated_levels,
-            drop_block_size=drop_block_size,
-            keep_probability=keep_probability,
-        )
+        self.transformer = FeaturePyramidTransformer([channels] * len(self.pyramid.levels), channels, transformer)
         self.head = PyramidHead(len(self.pyramid.levels) * channels, head_channels, num_classes, dropout=dropout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -137,71 +93,39 @@ class FeaturePyramidTransformer(nn.Module):
     Args:
         in_channels: C of each level, from fine to coarse.
         channels: D, of every transformed level.
-        self_transformer: Whether there is ST.
-        grounding: LGT ("local"), GT ("global") or neither.
-        rendering: Whether there is RT.
-        self_parts: N of Eq. 2 in ST.
-        grounding_parts: N of Eq. 2 in GT and LGT.
-        self_similarity: Of ST.
-        grounding_similarity: Of GT and LGT.
-        normaliser: A mixture of softmaxes over the parts, or one plain softmax.
-        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
-        square_size: Positions along a side of LGT's square.
-        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution, or nothing, as printed.
-        drop_block_size: Side of the squares that DropBlock drops in training; 3 for pixels, 5 for objects.
-        keep_probability: Of a position in training; 1 leaves DropBlock out.
+        options: Which transformers there are, and how they weigh.
 
     Raises:
         ValueError: The parts don't divide D, a side isn't odd, or a name is unknown.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        channels: int = 256,
-        *,
-        self_transformer: bool = True,
-        grounding: Grounding = "global",
-        rendering: bool = True,
-        self_parts: int = 2,
-        grounding_parts: int = 4,
-        self_similarity: Similarity = "dot",
-        grounding_similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "none",
-        square_size: int = 5,
-        activated_levels: bool = False,
-        drop_block_size: int = 5,
-        keep_probability: float = 0.9,
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int, options: FPTOptions) -> None:
         super().__init__()
-        check_known("grounding", grounding, ("local", "global", "none"))
-
-        to_self: Weighing = {"parts": self_parts, "similarity": self_similarity}
-        to_coarse: Weighing = {"parts": grounding_parts, "similarity": grounding_similarity}
-        for weighing in (to_self, to_coarse):
-            weighing.update({"normaliser": normaliser, "distance_scaling": distance_scaling})
+        check_known("grounding", options.grounding, ("local", "global", "none"))
 
         def ground(fine: int, coarse: int) -> GroundingTransformer:
-            if grounding == "local":
-                return LocalGroundingTransformer(fine, coarse, channels, square_size=square_size, **to_coarse)
-            return GroundingTransformer(fine, coarse, channels, **to_coarse)
+            weighing = options.grounding_weighing
+            if options.grounding == "local":
+                return LocalGroundingTransformer(fine, coarse, channels, weighing, square_size=options.square_size)
+            return GroundingTransformer(fine, coarse, channels, weighing)
 
         self.levels = nn.ModuleList()
         for number, own in enumerate(in_channels):
-            finer = in_channels[:number] if rendering else ()
-            coarser = in_channels[number + 1 :] if grounding != "none" else ()
+            finer = in_channels[:number] if options.rendering else ()
+            coarser = in_channels[number + 1 :] if options.grounding != "none" else ()
             self.levels.append(
                 TransformedLevel(
                     own,
                     channels,
-                    activated=activated_levels,
-                    self_transformer=SelfTransformer(own, channels, **to_self) if self_transformer else None,
+                    activated=options.activated_levels,
+                    self_transformer=(
+                        SelfTransformer(own, channels, options.self_weighing) if options.self_transformer else None
+                    ),
                     grounding=[ground(own, coarse) for coarse in coarser],
                     rendering=[RenderingTransformer(own, fine, channels) for fine in finer],
                 )
             )
-        self.drop_block = DropBlock2d(drop_block_size, keep_probability)
+        self.drop_block = DropBlock2d(options.drop_block_size, options.keep_probability)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, H, W), from fine to coarse, to as many maps (B, D, H, W) of the same sizes.

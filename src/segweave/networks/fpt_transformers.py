@@ -4,13 +4,15 @@
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segweave.networks.layers import ConvNormAct, resize_like
+from segweave.networks.network import Options
 from segweave.ops.local_mixture_of_softmaxes import local_mixture_of_softmaxes, local_mixture_weights_at
 from segweave.ops.mixture_of_softmaxes import (
     Similarity,
@@ -23,17 +25,79 @@ from segweave.ops.mixture_of_softmaxes import (
 # Shapes: B images, C channels of a pyramid's map, D of a transformed one, P parts, N = H W positions of a fine map
 # (X^f), M = h w of a coarse one (X^c), K classes
 
+Grounding = Literal["local", "global", "none"]
 Normaliser = Literal["mixture", "softmax"]
 Scaling = Literal["square_root", "none"]
 
 
-class Weighing(TypedDict, total=False):
-    """What `NonLocalInteraction` may be told about how values are weighed."""
+@dataclass(frozen=True)
+class Weighing:
+    """How values are weighed by the likeness of queries to keys (Section 3.1, Eq. 1 to 5).
 
-    parts: int
-    similarity: Similarity
-    normaliser: Normaliser
-    distance_scaling: Scaling
+    Attributes:
+        parts: N of Eq. 2; divides the channels.
+        similarity: F_sim: the dot product, or the negative squared distance (Eq. 4).
+        normaliser: F_nom: a mixture of softmaxes over the parts (Eq. 2), or one softmax ("softmax") over whole vectors.
+        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
+    """
+
+    parts: int = 4
+    similarity: Similarity = "euclidean"
+    normaliser: Normaliser = "mixture"
+    distance_scaling: Scaling = "none"
+
+
+@dataclass(frozen=True)
+class FPTOptions(Options):
+    """How a pyramid is transformed; the defaults are those for objects.
+
+    Attributes:
+        self_transformer: Whether levels attend to themselves (ST).
+        grounding: Whether levels attend to coarser ones: everywhere ("global", GT), in a square ("local", LGT), or not.
+        rendering: Whether levels are rendered by finer ones (RT).
+        self_parts: N of Eq. 2 in ST.
+        grounding_parts: N of Eq. 2 in GT and LGT.
+        self_similarity: Of ST.
+        grounding_similarity: Of GT and LGT; "euclidean" in the paper.
+        normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
+        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
+        square_size: Positions along a side of LGT's square.
+        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level, or nothing, as
+            printed.
+        drop_block_size: Side of the squares that DropBlock drops from the transformed levels in training.
+        keep_probability: Of a position of the transformed levels in training; 1 leaves DropBlock out.
+    """
+
+    self_transformer: bool = True
+    grounding: Grounding = "global"
+    rendering: bool = True
+    self_parts: int = 2
+    grounding_parts: int = 4
+    self_similarity: Similarity = "dot"
+    grounding_similarity: Similarity = "euclidean"
+    normaliser: Normaliser = "mixture"
+    distance_scaling: Scaling = "none"
+    square_size: int = 5
+    activated_levels: bool = False
+    drop_block_size: int = 5
+    keep_probability: float = 0.9
+
+    @property
+    def self_weighing(self) -> Weighing:
+        """Of ST."""
+        return Weighing(self.self_parts, self.self_similarity, self.normaliser, self.distance_scaling)
+
+    @property
+    def grounding_weighing(self) -> Weighing:
+        """Of GT and LGT."""
+        return Weighing(self.grounding_parts, self.grounding_similarity, self.normaliser, self.distance_scaling)
+
+
+FOR_OBJECTS = FPTOptions()
+"""The paper's for detectors (Section 3.5)."""
+
+FOR_PIXELS = FPTOptions(grounding="local", activated_levels=True, drop_block_size=3)
+"""The paper's for semantic segmentation (Section 3.5)."""
 
 
 class NonLocalInteraction(nn.Module):
@@ -43,10 +107,7 @@ class NonLocalInteraction(nn.Module):
         query_channels: C of the queries' map.
         key_channels: C of the keys' and the values' map.
         channels: D, of queries, keys and values.
-        parts: N of Eq. 2; divides D.
-        similarity: F_sim: the dot product, or the negative squared distance (Eq. 4).
-        normaliser: F_nom: a mixture of softmaxes over the parts (Eq. 2), or one softmax ("softmax") over whole vectors.
-        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing.
+        weighing: 4 parts and the distance if nothing else is said.
 
     Raises:
         ValueError: The parts don't divide D, or a name is unknown.
@@ -57,24 +118,20 @@ class NonLocalInteraction(nn.Module):
         query_channels: int,
         key_channels: int,
         channels: int,
-        *,
-        parts: int = 4,
-        similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "none",
+        weighing: Weighing = Weighing(),
     ) -> None:
         super().__init__()
-        check_known("normaliser", normaliser, ("mixture", "softmax"))
-        check_known("distance_scaling", distance_scaling, ("square_root", "none"))
-        parts = 1 if normaliser == "softmax" else parts
+        check_known("normaliser", weighing.normaliser, ("mixture", "softmax"))
+        check_known("distance_scaling", weighing.distance_scaling, ("square_root", "none"))
+        parts = 1 if weighing.normaliser == "softmax" else weighing.parts
         check_parts(channels, parts)
-        default_scale(similarity, channels // parts)  # refuses what isn't known
+        default_scale(weighing.similarity, channels // parts)  # refuses what isn't known
         self.query = nn.Conv2d(query_channels, channels, kernel_size=1)
         self.key = nn.Conv2d(key_channels, channels, kernel_size=1)
         self.value = nn.Conv2d(key_channels, channels, kernel_size=1)
         self.mixture = nn.Linear(channels, parts, bias=False) if parts > 1 else None
-        self.similarity: Similarity = similarity
-        printed = similarity == "euclidean" and distance_scaling == "none"
+        self.similarity: Similarity = weighing.similarity
+        printed = weighing.similarity == "euclidean" and weighing.distance_scaling == "none"
         self.scale = default_scale("euclidean" if printed else "dot", channels // parts)
 
     def interact(self, query_map: Tensor, key_map: Tensor) -> Tensor:
@@ -103,13 +160,13 @@ class SelfTransformer(NonLocalInteraction):
     Args:
         in_channels: C.
         channels: D.
-        weighing: As in `NonLocalInteraction`, but 2 parts and the dot product if nothing else is said.
+        weighing: 2 parts and the dot product if nothing else is said.
     """
 
-    def __init__(self, in_channels: int, channels: int, **weighing: Unpack[Weighing]) -> None:
-        chosen: Weighing = {"parts": 2, "similarity": "dot"}
-        chosen.update(weighing)
-        super().__init__(in_channels, in_channels, channels, **chosen)
+    def __init__(
+        self, in_channels: int, channels: int, weighing: Weighing = Weighing(parts=2, similarity="dot")
+    ) -> None:
+        super().__init__(in_channels, in_channels, channels, weighing)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D, H, W)."""
@@ -143,8 +200,8 @@ class LocalGroundingTransformer(GroundingTransformer):
         fine_channels: C of the fine map X^f.
         coarse_channels: C of the coarse map X^c.
         channels: D.
-        square_size: Positions of the coarse map along a side of the square, odd.
         weighing: As in a `GroundingTransformer`.
+        square_size: Positions of the coarse map along a side of the square, odd.
 
     Raises:
         ValueError: The side isn't odd, or as there.
@@ -155,11 +212,11 @@ class LocalGroundingTransformer(GroundingTransformer):
         fine_channels: int,
         coarse_channels: int,
         channels: int,
+        weighing: Weighing = Weighing(),
         *,
         square_size: int = 5,
-        **weighing: Unpack[Weighing],
     ) -> None:
-        super().__init__(fine_channels, coarse_channels, channels, **weighing)
+        super().__init__(fine_channels, coarse_channels, channels, weighing)
         if square_size < 1 or square_size % 2 == 0:
             raise ValueError(f"square_size {square_size}: expected an odd number of positions")
         self.square_size = square_size

@@ -13,64 +13,45 @@ and column of the fourth. The papers leave open whether FPT and the bottom-up pa
 serves the region proposals alone.
 """
 
-import inspect
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, TypedDict, Unpack
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from segweave.networks.backbones import Backbone
-from segweave.networks.fpt import FeaturePyramidTransformer, Grounding
-from segweave.networks.fpt_transformers import Normaliser, Scaling, check_known
+from segweave.networks.fpt import FeaturePyramidTransformer
+from segweave.networks.fpt_transformers import FOR_OBJECTS, FPTOptions, check_known
 from segweave.networks.layers import pyramid_convolution, resize_like
-from segweave.ops.mixture_of_softmaxes import Similarity
 
 # Shapes: B images, C_i channels of the backbone's i-th map, D of a level, H_i x W_i their size
 
 NeckName = Literal["bfp", "fpn", "bpa", "fpt"]
 
 
-class TransformerOptions(TypedDict, total=False):
-    """What `FeaturePyramidTransformer` may be told; see there."""
-
-    self_transformer: bool
-    grounding: Grounding
-    rendering: bool
-    self_parts: int
-    grounding_parts: int
-    self_similarity: Similarity
-    grounding_similarity: Similarity
-    normaliser: Normaliser
-    distance_scaling: Scaling
-    square_size: int
-    activated_levels: bool
-    drop_block_size: int
-    keep_probability: float
-
-
-def make_neck(name: NeckName, backbone: Backbone, channels: int, **transformer: Unpack[TransformerOptions]) -> "Neck":
+def make_neck(name: NeckName, backbone: Backbone, channels: int = 256, transformer: FPTOptions | None = None) -> "Neck":
     """Makes a neck.
 
     Args:
         name: Which.
         backbone: The source of the maps.
         channels: D.
-        transformer: Of "fpt" alone.
+        transformer: Of "fpt" alone; None for FPT's for objects.
 
     Raises:
         ValueError: The name is unknown, FPT can't be made so, or another neck is told what only FPT can do.
     """
     check_known("neck", name, ("bfp", "fpn", "bpa", "fpt"))
+    transformer = FOR_OBJECTS if transformer is None else transformer
     if name == "fpt":
-        return TransformedPyramid(backbone, channels, **transformer)
-    usual = inspect.signature(FeaturePyramidTransformer).parameters
-    for option, value in transformer.items():
-        if value != usual[option].default:
+        return TransformedPyramid(backbone, channels, transformer)
+    for option, value in dataclasses.asdict(transformer).items():
+        if value != getattr(FOR_OBJECTS, option):
             raise ValueError(f"{option} {value!r} with neck {name!r}: it is FPT's, expected neck 'fpt'")
     plain: dict[str, Callable[[Backbone, int], Neck]] = {
         "bfp": PlainPyramid,
@@ -175,15 +156,15 @@ class TransformedPyramid(PlainPyramid):
     Args:
         backbone: The source of the maps.
         channels: D.
-        transformer: As in `FeaturePyramidTransformer`.
+        transformer: How the levels are transformed.
 
     Raises:
-        ValueError: As there.
+        ValueError: As in `FeaturePyramidTransformer`.
     """
 
-    def __init__(self, backbone: Backbone, channels: int = 256, **transformer: Unpack[TransformerOptions]) -> None:
+    def __init__(self, backbone: Backbone, channels: int = 256, transformer: FPTOptions = FOR_OBJECTS) -> None:
         super().__init__(backbone, channels)
-        self.transformer = FeaturePyramidTransformer([channels] * len(backbone.channels), channels, **transformer)
+        self.transformer = FeaturePyramidTransformer([channels] * len(backbone.channels), channels, transformer)
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return self.transformer(super().levels(maps))

@@ -1,14 +1,20 @@
-"""What every network for semantic segmentation is: images to logits, its own losses, and the context that it used."""
+"""What every network is: a backbone and a number of classes, how it was made, and the context that it used."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segweave.errors import InputError
 from segweave.networks.backbones import Backbone
 from segweave.networks.losses import pixel_cross_entropy
+
+SMALLEST_SIDE = 32
+"""Networks take images from this height and width up (in pixels)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,20 @@ class Labelling:
     category_ids: tuple[int, ...] | None = None
 
 
-class SegmentationNetwork(nn.Module, ABC):
-    """A network for semantic segmentation: a backbone, the context of its paper, a head.
+@dataclass(frozen=True)
+class Options:
+    """Options that go together, and travel to the part that they are for in one.
+
+    Where one is the default of an argument that makes a network, each of its fields is an option of
+    `segweave.create_model`, of that name and with that default.
+    """
+
+
+class Network(nn.Module, ABC):
+    """A network for dense prediction: a backbone, the context of its paper, a head.
+
+    A class that takes finished parts has a class method `build` beside its constructor, which makes them from a
+    backbone, the number of classes and options.
 
     Args:
         backbone: The source of the feature maps.
@@ -42,11 +60,13 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Attributes:
         default_output_stride: The stride that the network's paper gives its backbone.
+        most_classes: The largest K that the network can have; None for no limit.
         recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
-        labelling: The classes that it was trained on; None before training.
+        labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
     """
 
     default_output_stride: ClassVar[int] = 32
+    most_classes: ClassVar[int | None] = None
     recipe: dict[str, Any]
     labelling: Labelling | None = None
 
@@ -54,6 +74,54 @@ class SegmentationNetwork(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+
+    @abstractmethod
+    def prepared(self, image: Tensor) -> Tensor:
+        """An image as the network sees it in evaluation: what `explain` takes.
+
+        Args:
+            image: (3, H, W), float32 in [0, 1].
+
+        Returns:
+            (1, 3, h, w), normalised, resized as `labelling` says.
+        """
+
+    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The context that the network used, by name, for pictures.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            at: A pixel (x, y) of the images, x from the left and y from the top. Networks whose context differs from
+                pixel to pixel add maps of where that pixel's own came from; the others ignore it.
+
+        Returns:
+            Maps (B, C, h, w) of floats; gates are maps of one pixel. Maps (B, 1, h, w) of integers are labels: equal
+            ones belong together, as the positions of a region do. Maps (B, 1, h, w) of booleans mark single positions,
+            as representative pixels are. Which names there are depends on whether `at` is given, not on the images.
+
+        Raises:
+            InputError: The images have no such pixel.
+        """
+        return {}
+
+    def countable(self) -> nn.Module:
+        """What is counted as the network's cost: modules of its own that cost the same for all images of a size.
+
+        Returns:
+            (B, 3, H, W) to anything: the network itself, unless what it computes depends on what it finds.
+        """
+        return self
+
+
+class SegmentationNetwork(Network):
+    """A network for semantic segmentation.
+
+    Args:
+        backbone: The source of the feature maps.
+        num_classes: K, the number of classes.
+    """
+
+    most_classes: ClassVar[int | None] = 255  # which itself means "ignore" in a mask
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -66,6 +134,23 @@ class SegmentationNetwork(nn.Module, ABC):
             Logits (B, K, H, W).
         """
 
+    def coarse_logits(self, images: Tensor) -> Tensor:
+        """The segmentation that a network makes its context from, before it refines it with this context.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            Logits (B, K, H, W).
+
+        Raises:
+            InputError: The network has none.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no coarse segmentation: its context comes from features alone; "
+            "expected a RANet, whose regions come from one"
+        )
+
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms that the network's paper trains with, by name, already weighted: their sum is the training loss.
 
@@ -75,20 +160,86 @@ class SegmentationNetwork(nn.Module, ABC):
         """
         return {"segmentation": pixel_cross_entropy(self(images), labels)}
 
-    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """The context that the network used, by name, for pictures.
+    def prepared(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> (1, 3, h, w), no side below 32 pixels; see `Network.prepared`."""
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (self.backbone.mean, self.backbone.std))
+        height, width = image.shape[-2:]
+        shorter = min(height, width)
+        short_edge = self.labelling.short_edge if self.labelling is not None else None
+        scale = max(1.0 if short_edge is None else short_edge / shorter, SMALLEST_SIDE / shorter)
+        size = (round(height * scale), round(width * scale))
+        normalised = ((image - mean) / std)[None]
+        if size == (height, width):
+            return normalised
+        return F.interpolate(normalised, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+class DetectionNetwork(Network):
+    """A network that detects objects.
+
+    Args:
+        backbone: The source of the feature maps.
+        num_classes: K, the number of classes, without the background.
+        detections_per_image: How many objects it finds in an image at most.
+
+    Attributes:
+        has_masks: Whether it finds masks beside boxes.
+    """
+
+    has_masks: ClassVar[bool] = False
+
+    def __init__(self, *, backbone: Backbone, num_classes: int, detections_per_image: int = 100) -> None:
+        super().__init__(backbone=backbone, num_classes=num_classes)
+        self.detections_per_image = detections_per_image
+
+    @abstractmethod
+    def forward(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """In training computes the losses, in evaluation detects objects.
 
         Args:
-            images: (B, 3, H, W), normalised.
-            at: A pixel (x, y) of the images, x from the left and y from the top. Networks that have attention of
-                single positions add maps of that pixel's own attention; the others ignore it.
+            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up. In evaluation they are resized as
+                `labelling` says, in training not.
+            targets: In training, for each image `boxes` (N, 4), float32, XYXY in pixels, of some width and height,
+                `labels` (N,), int64, 1 to K, and for masks `masks` (N, H, W), uint8. N may be 0. Groups of objects
+                (`iscrowd`) aren't told apart: they should be left out. In evaluation targets don't matter.
 
         Returns:
-            Maps (B, C, h, w) of floats; gates are maps of one pixel. Maps (B, 1, h, w) of integers are labels: equal
-            ones belong together, as the positions of a region do. Maps (B, 1, h, w) of booleans mark single positions,
-            as representative pixels are. Which names there are depends on whether `at` is given, not on the images.
+            In training the losses by name, already weighted: their sum is the training loss. In evaluation for each
+            image `boxes` (N, 4), XYXY in its own pixels, `labels` (N,), 1 to K, `scores` (N,), falling, and for masks
+            `masks` (N, 1, H, W) in [0, 1].
+
+        Raises:
+            InputError: In training, an object has no area, or its label is none of 1 to K.
         """
-        return {}
+
+    @abstractmethod
+    def find(self, images: list[Tensor], *, score: float = 0.0) -> list[dict[str, Tensor]]:
+        """Detects objects, in evaluation mode, as `forward` does, in a fraction of the memory where images are large.
+
+        Args:
+            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up.
+            score: Objects of lower scores are left out before their masks are made.
+
+        Returns:
+            What `forward` gives, but `masks` are bool: whether they are above a half.
+        """
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Holds a network in evaluation mode; each module's own mode is put back afterwards, whatever happens.
+
+    (`train()` would put the same mode back everywhere, in frozen parts too.)
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def position_of(pixel: tuple[int, int], images: Tensor, features: Tensor) -> tuple[int, int]:

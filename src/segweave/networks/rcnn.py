@@ -15,41 +15,28 @@ their losses and how detections are chosen are torchvision's; `segweave.networks
 - Masks are pasted into the image to the fraction of a pixel.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import resize_boxes
 
 from segweave.errors import InputError
-from segweave.networks.augmented_head import (
-    AdaptiveFeaturePooling,
-    AugmentedMaskHead,
-    FullyConnectedFusion,
-    HeavierBoxHead,
-)
 from segweave.networks.backbones import Backbone
-from segweave.networks.fpt import Grounding
-from segweave.networks.fpt_transformers import Normaliser, Scaling
-from segweave.networks.necks import NeckName, make_neck
-from segweave.networks.network import Labelling
-from segweave.networks.rcnn_parts import (
-    BoxPredictor,
-    MaskPredictor,
-    Preparation,
-    ProposalHead,
-    PyramidAnchors,
-    PyramidRoIAlign,
-    paste_cut_masks,
-    paste_masks,
+from segweave.networks.fpt_transformers import FOR_OBJECTS, FPTOptions
+from segweave.networks.necks import Neck, NeckName, make_neck
+from segweave.networks.network import DetectionNetwork
+from segweave.networks.rcnn_heads import (
+    USUAL_HEADS,
+    USUAL_PROPOSALS,
+    FixedBoxes,
+    HeadOptions,
+    ProposalOptions,
+    PyramidHeads,
+    PyramidProposals,
 )
-from segweave.ops.mixture_of_softmaxes import Similarity
+from segweave.networks.rcnn_parts import Preparation, paste_cut_masks, paste_masks
 
 # Shapes: B images, N objects of an image, R boxes of all images, K classes
 
@@ -57,221 +44,66 @@ Size = tuple[int, int]
 PasteMasks = Callable[[Tensor, Tensor, Size, Size], Tensor]
 """See `paste_masks`."""
 
-BOX_SIZE, MASK_SIZE = 7, 14
-"""Positions along a side of what is pooled for a box and for its mask."""
-
-ANCHORS_PER_IMAGE = 256
-"""How many anchors of an image the region proposals are trained on, half of them on objects if there are so many."""
-
-
-class DetectionNetwork(nn.Module, ABC):
-    """A network that detects objects: a backbone, a pyramid, heads.
-
-    Args:
-        backbone: The source of the feature maps.
-        num_classes: K, the number of classes, without the background.
-
-    Attributes:
-        default_output_stride: The stride that the network's paper gives its backbone.
-        recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
-        labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
-        detections_per_image: How many objects it finds in an image at most.
-    """
-
-    default_output_stride: ClassVar[int] = 32
-    recipe: dict[str, Any]
-    labelling: Labelling | None = None
-
-    def __init__(self, *, backbone: Backbone, num_classes: int, detections_per_image: int = 100) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.detections_per_image = detections_per_image
-
-    @abstractmethod
-    def forward(
-        self, images: list[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """In training computes the losses, in evaluation detects objects.
-
-        Args:
-            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up. In evaluation they are resized as
-                `labelling` says, in training not.
-            targets: In training, for each image `boxes` (N, 4), float32, XYXY in pixels, of some width and height,
-                `labels` (N,), int64, 1 to K, and for masks `masks` (N, H, W), uint8. N may be 0. Groups of objects
-                (`iscrowd`) aren't told apart: they should be left out. In evaluation targets don't matter.
-
-        Returns:
-            In training the losses by name, already weighted: their sum is the training loss. In evaluation for each
-            image `boxes` (N, 4), XYXY in its own pixels, `labels` (N,), 1 to K, `scores` (N,), falling, and for masks
-            `masks` (N, 1, H, W) in [0, 1].
-
-        Raises:
-            InputError: In training, an object has no area, or its label is none of 1 to K.
-        """
-
-    @abstractmethod
-    def find(self, images: list[Tensor], *, score: float = 0.0) -> list[dict[str, Tensor]]:
-        """Detects objects, in evaluation mode, as `forward` does, in a fraction of the memory where images are large.
-
-        Args:
-            images: (3, H, W) each, float32 in [0, 1], of any sizes from 32 up.
-            score: Objects of lower scores are left out before their masks are made.
-
-        Returns:
-            What `forward` gives, but `masks` are bool: whether they are above a half.
-        """
-
-    @abstractmethod
-    def prepared(self, image: Tensor) -> Tensor:
-        """An image as the network sees it in evaluation, without the padding of a batch.
-
-        Args:
-            image: (3, H, W), float32 in [0, 1].
-
-        Returns:
-            (1, 3, h, w), normalised, resized as `labelling` says: what `explain` takes.
-        """
-
-    def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """The context that the network used, by name, for pictures; see `SegmentationNetwork.explain`.
-
-        Args:
-            images: (1, 3, H, W), normalised.
-            at: A pixel (x, y) of the images.
-        """
-        return {}
-
 
 class FasterRCNN(DetectionNetwork):
     """Faster R-CNN on a pyramid: boxes and classes.
 
-    Rows of FPT's Tables 1 and 3 are arguments.
-
     Args:
         backbone: The source of the feature maps.
         num_classes: K, without the background.
-        neck: The pyramid: plain laterals ("bfp"), FPN, PANet's bottom-up path ("bpa"), or FPT on plain laterals.
-        channels: Width of the levels and of the heads' convolutions.
-        self_transformer: Of "fpt", as all up to `keep_probability`: whether levels attend to themselves (ST).
-        grounding: Whether levels attend to coarser ones: everywhere (GT), in a square (LGT), or not.
-        rendering: Whether levels are rendered by finer ones (RT).
-        self_parts: N of Eq. 2 in ST.
-        grounding_parts: N of Eq. 2 in GT and LGT.
-        self_similarity: Of ST.
-        grounding_similarity: Of GT and LGT; "euclidean" in the paper.
-        normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
-        distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
-        square_size: Positions along a side of LGT's square.
-        activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level.
-        drop_block_size: Side of the squares that are dropped from the transformed levels in training.
-        keep_probability: Of a position of the transformed levels in training; 1 leaves DropBlock out.
-        anchor_sizes: The root of an anchor's area in pixels for each of the five levels, the finest first. They should
-            span the sizes of the objects, in the pixels that the network sees.
-        aspect_ratios: Of anchors, height to width.
-        head_channels: Width of the box head's fully-connected layers.
-        augmented_head: Whether the heads are PANet's: every box is pooled from every level, and both heads are heavier.
-        rois_per_image: Boxes of an image that the heads are trained on.
-        positive_share: The share of them that are on objects, at most.
-        training_proposals: How many proposals are kept in training: of each level before non-maximum suppression, and
-            of an image after it.
-        test_proposals: The same in evaluation.
-        detections_per_image: How many detections are kept, those of the highest scores.
-        score_threshold: The score that a detection must exceed.
+        neck: From the feature maps to the pyramid.
+        rpn: Proposes regions on it.
+        roi_heads: Look at the proposed regions.
 
     Raises:
-        ValueError: There aren't five sizes of anchors, a number isn't positive, or as in the pyramid.
+        ValueError: The heads don't find what the network is for: masks, or none.
     """
 
-    has_masks: ClassVar[bool] = False
-
     def __init__(
-        self,
+        self, *, backbone: Backbone, num_classes: int, neck: Neck, rpn: PyramidProposals, roi_heads: PyramidHeads
+    ) -> None:
+        super().__init__(backbone=backbone, num_classes=num_classes, detections_per_image=roi_heads.detections_per_img)
+        if roi_heads.has_mask() != self.has_masks:
+            raise ValueError(
+                f"roi_heads of {type(self).__name__}: expected {'a' if self.has_masks else 'no'} mask head"
+            )
+        self.neck = neck
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    @classmethod
+    def build(
+        cls,
         *,
         backbone: Backbone,
         num_classes: int,
         neck: NeckName = "fpn",
         channels: int = 256,
-        self_transformer: bool = True,
-        grounding: Grounding = "global",
-        rendering: bool = True,
-        self_parts: int = 2,
-        grounding_parts: int = 4,
-        self_similarity: Similarity = "dot",
-        grounding_similarity: Similarity = "euclidean",
-        normaliser: Normaliser = "mixture",
-        distance_scaling: Scaling = "none",
-        square_size: int = 5,
-        activated_levels: bool = False,
-        drop_block_size: int = 5,
-        keep_probability: float = 0.9,
-        anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0),
-        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-        head_channels: int = 1024,
-        augmented_head: bool = False,
-        rois_per_image: int = 512,
-        positive_share: float = 0.25,
-        training_proposals: tuple[int, int] = (2000, 2000),
-        test_proposals: tuple[int, int] = (1000, 1000),
-        detections_per_image: int = 100,
-        score_threshold: float = 0.05,
-    ) -> None:
-        super().__init__(backbone=backbone, num_classes=num_classes, detections_per_image=detections_per_image)
-        if not 0 <= score_threshold < 1:
-            raise ValueError(f"score_threshold {score_threshold}: expected 0 or more, and less than 1")
-        _require_positive("anchor_sizes", anchor_sizes)
-        _require_positive("aspect_ratios", aspect_ratios)
-        _require_positive("rois_per_image", (rois_per_image,))
-        _require_positive("training_proposals", training_proposals)
-        _require_positive("test_proposals", test_proposals)
-        _require_positive("detections_per_image", (detections_per_image,))
-        self.test_proposals = test_proposals
-        if not 0 < positive_share <= 1:
-            raise ValueError(f"positive_share {positive_share}: expected one above 0, and 1 at most")
-        self.neck = make_neck(
-            neck,
-            backbone,
-            channels,
-            self_transformer=self_transformer,
-            grounding=grounding,
-            rendering=rendering,
-            self_parts=self_parts,
-            grounding_parts=grounding_parts,
-            self_similarity=self_similarity,
-            grounding_similarity=grounding_similarity,
-            normaliser=normaliser,
-            distance_scaling=distance_scaling,
-            square_size=square_size,
-            activated_levels=activated_levels,
-            drop_block_size=drop_block_size,
-            keep_probability=keep_probability,
-        )
-        if len(anchor_sizes) != len(self.neck.strides):
-            raise ValueError(
-                f"{len(anchor_sizes)} anchor_sizes: expected one for each of {len(self.neck.strides)} levels"
-            )
-        self.rpn = RegionProposalNetwork(
-            PyramidAnchors(anchor_sizes, aspect_ratios, self.neck.strides),
-            ProposalHead(channels, len(aspect_ratios)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=ANCHORS_PER_IMAGE,
-            positive_fraction=0.5,
-            pre_nms_top_n={"training": training_proposals[0], "testing": test_proposals[0]},
-            post_nms_top_n={"training": training_proposals[1], "testing": test_proposals[1]},
-            nms_thresh=0.7,
-        )
-        make_parts = self._augmented_parts if augmented_head else self._plain_parts
-        self.roi_heads = RoIHeads(
-            **make_parts(channels, head_channels, self.neck.strides[:-1]),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=rois_per_image,
-            positive_fraction=positive_share,
-            bbox_reg_weights=None,
-            score_thresh=score_threshold,
-            nms_thresh=0.5,
-            detections_per_img=detections_per_image,
+        transformer: FPTOptions = FOR_OBJECTS,
+        proposals: ProposalOptions = USUAL_PROPOSALS,
+        heads: HeadOptions = USUAL_HEADS,
+    ) -> Self:
+        """Makes the parts, and the network of them. Rows of FPT's Tables 1 and 3 are arguments.
+
+        Args:
+            backbone: The source of the feature maps.
+            num_classes: K, without the background.
+            neck: The pyramid: plain laterals ("bfp"), FPN, PANet's bottom-up path ("bpa"), or FPT on plain laterals.
+            channels: Width of the levels and of the heads' convolutions.
+            transformer: Of the neck "fpt".
+            proposals: How regions are proposed.
+            heads: What looks at them, and which detections are kept.
+
+        Raises:
+            ValueError: There isn't a size of anchors for each level, or as in the pyramid.
+        """
+        pyramid = make_neck(neck, backbone, channels, transformer)
+        return cls(
+            backbone=backbone,
+            num_classes=num_classes,
+            neck=pyramid,
+            rpn=PyramidProposals(pyramid, proposals),
+            roi_heads=PyramidHeads(pyramid, num_classes, heads, masks=cls.has_masks),
         )
 
     def forward(
@@ -296,7 +128,7 @@ class FasterRCNN(DetectionNetwork):
         return self._detections(images, paste_cut_masks, score)
 
     def prepared(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> (1, 3, h, w); see `DetectionNetwork.prepared`."""
+        """(3, H, W) -> (1, 3, h, w); see `Network.prepared`."""
         preparation = self._preparation().eval()
         resized, _ = preparation.resize(preparation.normalize(image))
         return resized[None]
@@ -309,6 +141,10 @@ class FasterRCNN(DetectionNetwork):
     def explain(self, images: Tensor, at: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """What FPT made of each level, and why: see `FeaturePyramidTransformer.explain`. Other necks give nothing."""
         return self.neck.explain(self.backbone(images), images, at)
+
+    def countable(self) -> nn.Module:
+        """The backbone, the pyramid, the head of the region proposals, and the heads for a fixed number of boxes."""
+        return FixedBoxes(self.backbone, self.neck, self.rpn, self.roi_heads)
 
     def _detections(self, images: list[Tensor], paste: PasteMasks, score: float = 0.0) -> list[dict[str, Tensor]]:
         """What is found, in the images' own pixels."""
@@ -357,40 +193,8 @@ class FasterRCNN(DetectionNetwork):
             checked.append(counted)
         return checked
 
-    def _plain_parts(self, channels: int, head_channels: int, strides: Sequence[int]) -> dict[str, nn.Module]:
-        """Of `RoIHeads`: each box is pooled from the level that fits its size."""
-        parts: dict[str, nn.Module] = {
-            "box_roi_pool": PyramidRoIAlign(strides, BOX_SIZE),
-            "box_head": TwoMLPHead(channels * BOX_SIZE**2, head_channels),
-            "box_predictor": BoxPredictor(head_channels, self.num_classes + 1),
-        }
-        if self.has_masks:
-            parts["mask_roi_pool"] = PyramidRoIAlign(strides, MASK_SIZE)
-            parts["mask_head"] = MaskRCNNHeads(channels, (channels,) * 4, 1)
-            parts["mask_predictor"] = MaskPredictor(channels, self.num_classes + 1)
-        return parts
-
-    def _augmented_parts(self, channels: int, head_channels: int, strides: Sequence[int]) -> dict[str, nn.Module]:
-        """Of `RoIHeads`: each box is pooled from every level, whatever its size."""
-        levels = len(strides)
-        parts: dict[str, nn.Module] = {
-            "box_roi_pool": AdaptiveFeaturePooling(strides, BOX_SIZE),
-            "box_head": HeavierBoxHead(levels, channels, BOX_SIZE, head_channels),
-            "box_predictor": BoxPredictor(head_channels, self.num_classes + 1),
-        }
-        if self.has_masks:
-            parts["mask_roi_pool"] = AdaptiveFeaturePooling(strides, MASK_SIZE)
-            parts["mask_head"] = AugmentedMaskHead(levels, channels)
-            parts["mask_predictor"] = FullyConnectedFusion(channels, MASK_SIZE, self.num_classes + 1)
-        return parts
-
 
 class MaskRCNN(FasterRCNN):
     """Mask R-CNN on a pyramid: boxes, classes and masks. Its arguments are those of `FasterRCNN`."""
 
     has_masks: ClassVar[bool] = True
-
-
-def _require_positive(name: str, numbers: Sequence[float]) -> None:
-    if not numbers or min(numbers) <= 0:
-        raise ValueError(f"{name} {list(numbers)}: expected numbers above 0")

@@ -102,7 +102,8 @@ def line_chart(
         return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
 
     def place_y(y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
+        shares: NDArray[np.float64] = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return HEIGHT - BOTTOM - shares * (HEIGHT - TOP - BOTTOM)
 
     parts = [_horizontal_grid(y_ticks, place_y(y_ticks)), _x_axis(x_ticks, place_x(x_ticks), x_label)]
     for index, line in enumerate(lines):
@@ -231,7 +232,8 @@ def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    means: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return means
 
 
 def _shares_image(shares: NDArray[np.float64]) -> str:

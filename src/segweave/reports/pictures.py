@@ -1,20 +1,18 @@
-"""Pictures of masks, errors, attention maps, regions and positions, as uint8 arrays (H, W, 3) and Pillow images."""
+"""Pictures of masks, errors, attention maps and positions, as uint8 arrays (H, W, 3) and Pillow images."""
 
 import math
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.colors
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segweave.data.colours import Colour
 from segweave.errors import InputError
 from segweave.networks.losses import IGNORE_INDEX
+from segweave.reports.lettering import legend
 
 IGNORE_COLOUR: Colour = (214, 214, 214)
 """Pixels that no metric counts, in every picture."""
@@ -28,14 +26,10 @@ RING_RADIUS = 8.25
 
 LEGIBLE_WIDTH = 400
 """Narrower pictures are enlarged before a legend is set under them."""
-FONT_SIZE = 13
-CHIP = 14
-LINE = 24
-MARGIN = 12
 MAGNIFICATION = 4
 """Dots and rings are drawn on a picture so many times as large, for smooth edges."""
-CHOICE, APART = 8, 80.0
-"""How many colours are tried for a region, and how far they should be from its neighbours' (of 255 a channel)."""
+UNIFORM = 0.01
+"""Values that lie closer together, as a part of the greatest magnitude among them, are drawn as one."""
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[Any]
@@ -88,7 +82,7 @@ def overlay(image: Picture, mask: Mask, palette: Sequence[Colour], opacity: floa
         InputError: The mask is not of the image's size, or holds a value that is neither a class nor 255.
     """
     _check_same_size(image, mask)
-    weights = np.where(_contours(mask), max(opacity, 0.95), opacity)
+    weights = np.where(contours(mask), max(opacity, 0.95), opacity)
     weights[mask == IGNORE_INDEX] = 0
     return blend(image, colour_mask(mask, palette), weights[..., None])
 
@@ -119,7 +113,8 @@ def heat_map(values: NDArray[np.floating], image: Picture) -> Picture:
 
     Args:
         values: (h, w), of any range and size; enlarged bilinearly to the image. Their least and greatest finite values
-            take the two ends of the colour map; values that are not finite count as the least.
+            take the two ends of the colour map, unless they are `is_uniform`: then all is in its middle colour. Values
+            that are not finite count as the least.
         image: (H, W, 3); shown in grey, so that colour means attention alone.
 
     Returns:
@@ -141,38 +136,21 @@ def heat_colours(values: NDArray[np.floating], size: tuple[int, int]) -> Picture
         (height, width, 3).
     """
     scaled = Image.fromarray(_to_unit_range(values)).resize(size, Image.Resampling.BILINEAR)
-    return matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
+    colours: Picture = matplotlib.colormaps["inferno"](np.asarray(scaled), bytes=True)[..., :3]
+    return colours
 
 
-def region_map(labels: NDArray[np.integer], image: Picture) -> Picture:
-    """Lays regions over the image, each in its own colour, with a thin contour in full colour where two meet.
+def is_uniform(values: NDArray[np.floating]) -> bool:
+    """Whether values of any shape are equal or nearly so: their range is at most 1 % of the greatest magnitude.
 
-    Args:
-        labels: (h, w): the positions of equal labels are a region. Enlarged to the image without new values.
-        image: (H, W, 3); shown in grey, so that colour means region alone.
-
-    Returns:
-        (H, W, 3).
+    Stretched to full contrast, such values would show a pattern that the network hardly made use of. Values that are
+    not finite don't count.
     """
-    height, width = image.shape[:2]
-    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-    ranks, palette = _ranked_regions(labels)
-    enlarged = _enlarged(ranks, (width, height))
-    return blend(grey, palette[enlarged], np.where(_contours(enlarged), 0.95, 0.55)[..., None])
-
-
-def region_colours(labels: NDArray[np.integer], size: tuple[int, int]) -> Picture:
-    """The colours of `region_map` alone.
-
-    Args:
-        labels: (h, w), as there.
-        size: Width and height of the picture.
-
-    Returns:
-        (height, width, 3).
-    """
-    ranks, palette = _ranked_regions(labels)
-    return palette[_enlarged(ranks, size)]
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return True
+    least, greatest = float(finite.min()), float(finite.max())
+    return greatest - least <= UNIFORM * max(abs(least), abs(greatest))
 
 
 def dotted(picture: Picture, positions: NDArray[np.bool_]) -> Picture:
@@ -215,34 +193,6 @@ def ringed(picture: Picture, centre: tuple[float, float]) -> Picture:
     return np.asarray(canvas.reduce(MAGNIFICATION))
 
 
-def legend(classes: Sequence[str], palette: Sequence[Colour], width: int) -> Image.Image:
-    """A white strip of colour chips with names, in as many lines as they need.
-
-    Args:
-        classes: The names, in the order drawn; one that is longer than a line is shortened.
-        palette: The colour of each.
-        width: The strip's width in pixels.
-    """
-    font = text_font(FONT_SIZE)
-    room = max(width - 2 * MARGIN, CHIP)
-    left, top, entries = 0.0, 0, []
-    for name, colour in zip(classes, palette, strict=True):
-        name = _shortened(name, font, room - CHIP - 6)
-        length = CHIP + 6 + font.getlength(name)
-        if left > 0 and left + length > room:
-            left, top = 0.0, top + LINE
-        entries.append((MARGIN + left, MARGIN + top, name, colour))
-        left += length + 18
-    strip = Image.new("RGB", (width, 2 * MARGIN + top + CHIP if entries else 0), "white")
-    draw = ImageDraw.Draw(strip)
-    for x, y, name, colour in entries:
-        draw.rounded_rectangle(
-            (x, y, x + CHIP - 1, y + CHIP - 1), radius=3, fill=tuple(colour), outline=(190, 190, 190)
-        )
-        draw.text((x + CHIP + 6, y + CHIP / 2), name, fill=(30, 34, 40), font=font, anchor="lm")
-    return strip
-
-
 def with_legend(picture: Picture, present: Mask, classes: Sequence[str], palette: Sequence[Colour]) -> Image.Image:
     """Sets the legend of the classes that occur under a picture.
 
@@ -256,7 +206,7 @@ def with_legend(picture: Picture, present: Mask, classes: Sequence[str], palette
     numbers = numbers[numbers != IGNORE_INDEX]
     factor = math.ceil(LEGIBLE_WIDTH / picture.shape[1])
     enlarged = Image.fromarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
-    strip = legend([classes[k] for k in numbers], [palette[k] for k in numbers], enlarged.width)
+    strip = legend([(classes[k], palette[k]) for k in numbers], enlarged.width)
     page = Image.new("RGB", (enlarged.width, enlarged.height + strip.height), "white")
     page.paste(enlarged, (0, 0))
     page.paste(strip, (0, enlarged.height))
@@ -287,8 +237,8 @@ def _colour_table(palette: Sequence[Colour]) -> NDArray[np.uint8]:
     return table
 
 
-def _contours(mask: Mask) -> NDArray[np.bool_]:
-    """Pixels whose right or lower neighbour is of another class."""
+def contours(mask: Mask) -> NDArray[np.bool_]:
+    """Of (H, W), (H, W): the pixels whose right or lower neighbour is of another class."""
     edges = np.zeros(mask.shape, dtype=bool)
     edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edges[:-1, :] |= mask[:-1, :] != mask[1:, :]
@@ -296,56 +246,9 @@ def _contours(mask: Mask) -> NDArray[np.bool_]:
 
 
 def blend(below: Picture, above: Picture, weight: NDArray[np.floating] | float) -> Picture:
-    return np.rint(below * (1.0 - weight) + above * weight).astype(np.uint8)
-
-
-def _ranked_regions(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], Picture]:
-    """The labels (h, w) as numbers from 0 up, and the colour of each, (R, 3): neighbours' are far from each other.
-
-    The largest region is given the first colour of a sequence that spreads evenly, and so on; colours too near to a
-    neighbour's are left out. (Thousands of regions have colours that can hardly be told apart, but neighbours' can.)
-    """
-    values, ranks = np.unique(labels, return_inverse=True)
-    ranks = ranks.reshape(labels.shape).astype(np.int32)
-    neighbours = _neighbours(ranks, len(values))
-    sequence, start = spread_colours(len(values) * CHOICE), 0
-    palette = np.full((len(values), 3), np.inf)  # infinitely far from all: no colour yet
-    for region in np.argsort(-np.bincount(ranks.ravel()), kind="stable"):
-        choice = sequence[start : start + CHOICE]
-        differences = choice[:, None] - palette[neighbours[region]]  # (CHOICE, T, 3)
-        distances = np.sqrt((differences**2).sum(axis=-1)).min(axis=1, initial=np.inf)
-        chosen = int((distances >= min(APART, distances.max())).argmax())  # the first far enough, or the farthest
-        palette[region] = choice[chosen]
-        start += chosen + 1
-    return ranks, palette.astype(np.uint8)
-
-
-def _neighbours(ranks: NDArray[np.int32], count: int) -> list[NDArray[np.int64]]:
-    """For each region of (h, w), those that it touches: side by side or at a corner."""
-    pairs = [
-        np.stack([first.ravel(), second.ravel()], axis=1)
-        for first, second in (
-            (ranks[:, :-1], ranks[:, 1:]),
-            (ranks[:-1], ranks[1:]),
-            (ranks[:-1, :-1], ranks[1:, 1:]),
-            (ranks[:-1, 1:], ranks[1:, :-1]),
-        )
-    ]
-    both = np.concatenate([*pairs, *(pair[:, ::-1] for pair in pairs)]).astype(np.int64)
-    both = np.unique(both[both[:, 0] != both[:, 1]], axis=0)  # (E, 2), sorted
-    return np.split(both[:, 1], np.searchsorted(both[:, 0], np.arange(1, count)))
-
-
-def spread_colours(count: int) -> Picture:
-    """(count, 3): hues a golden section of the circle apart, saturation and lightness in other irrational steps."""
-    steps = np.arange(1, count + 1)[:, None] * np.array([math.sqrt(5) / 2 - 0.5, math.sqrt(2), math.sqrt(3)])
-    hue, saturation, value = np.modf(steps)[0].T
-    hsv = np.stack([hue, 0.95 - 0.5 * saturation, 1.0 - 0.5 * value], axis=1)
-    return np.rint(255 * matplotlib.colors.hsv_to_rgb(hsv)).astype(np.uint8)
-
-
-def _enlarged(ranks: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
-    return np.asarray(Image.fromarray(ranks).resize(size, Image.Resampling.NEAREST))
+    """Lays one picture over another: at weight 0 the lower one stays, at 1 only the upper one is seen."""
+    blended: Picture = np.rint(below * (1.0 - weight) + above * weight).astype(np.uint8)
+    return blended
 
 
 def _magnified(picture: Picture) -> Image.Image:
@@ -364,25 +267,11 @@ def _draw_circle(
 
 
 def _to_unit_range(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The values from 0 for the least to 1 for the greatest; a half everywhere if they are uniform."""
     values = np.asarray(values, dtype=np.float32)
+    if is_uniform(values):
+        return np.full_like(values, 0.5)
     finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros_like(values)
     least, greatest = values[finite].min(), values[finite].max()
-    values = np.where(finite, values, least)
-    return (values - least) / max(greatest - least, np.finfo(np.float32).tiny)
-
-
-@cache
-def text_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font knows ASCII only."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
-
-
-def _shortened(name: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    if font.getlength(name) <= room:
-        return name
-    while len(name) > 1 and font.getlength(name + "…") > room:
-        name = name[:-1]
-    return name + "…"
+    scaled: NDArray[np.float32] = (np.where(finite, values, least) - least) / (greatest - least)
+    return scaled

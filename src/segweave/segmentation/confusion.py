@@ -1,7 +1,5 @@
 """The confusion matrix of a whole split, and the figures that are read off it."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -46,8 +44,3 @@ def pixel_accuracy(confusion: Tensor) -> float:
     """The share of counted pixels whose class is predicted right; NaN if no pixel is counted."""
     counts = confusion.cpu().double()  # not every device has float64
     return float(counts.diagonal().sum() / counts.sum())
-
-
-def defined(value: float) -> float | None:
-    """A figure as JSON and reports have it: None, not NaN, where it is undefined."""
-    return None if math.isnan(value) else value

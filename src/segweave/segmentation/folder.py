@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 
 from segweave.data.colours import Colour, default_palette
 from segweave.data.images import list_images, read_image, read_mask
+from segweave.data.labelled import Labelled
 from segweave.errors import InputError
 from segweave.networks.losses import IGNORE_INDEX
 from segweave.segmentation.dataset import Sample, SegmentationDataset
@@ -105,9 +106,7 @@ class FolderDataset(SegmentationDataset):
         return len(self.image_paths)
 
     def __getitem__(self, index: int) -> Sample:
-        image = read_image(self.image_paths[index])
-        labels = self.read_labels(index)
-        self.require_same_size(index, image, labels)
+        image, labels, _ = self.labelled(index)
         if (invalid := self.invalid(labels)).any():
             value = labels[invalid][0]
             count = int((labels == value).sum())
@@ -117,6 +116,16 @@ class FolderDataset(SegmentationDataset):
 
     def name(self, index: int) -> str:
         return self.image_paths[index].relative_to(self.root).as_posix()
+
+    def labelled(self, index: int) -> Labelled:
+        """Reads an image and its labels, which may be outside the classes, see `invalid`.
+
+        Raises:
+            InputError: One of the two can't be read, or they differ in size.
+        """
+        image, labels = read_image(self.image_paths[index]), self.read_labels(index)
+        self.require_same_size(index, image, labels)
+        return Labelled(image, labels, [])
 
     def read_labels(self, index: int) -> npt.NDArray[np.int64]:
         """Reads a mask and sets all that is to be ignored to 255; values outside the classes stay, see `invalid`.
@@ -133,7 +142,8 @@ class FolderDataset(SegmentationDataset):
 
     def invalid(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which labels are neither a class nor ignored: (H, W) -> (H, W)."""
-        return ((labels < 0) | (labels >= len(self.classes))) & (labels != IGNORE_INDEX)
+        invalid: npt.NDArray[np.bool_] = ((labels < 0) | (labels >= len(self.classes))) & (labels != IGNORE_INDEX)
+        return invalid
 
     def require_same_size(self, index: int, image: Image.Image, labels: npt.NDArray[np.int64]) -> None:
         """Raises InputError, which names both files and sizes, unless an image and its mask are equally large."""

@@ -1,15 +1,21 @@
 """From a normalised image to logits or probabilities at its own size: several scales, flips, sliding windows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segweave.data.loading import seed_of
 from segweave.errors import InputError
 from segweave.networks.layers import resize_to
+
+Logits = Callable[[Tensor], Tensor]
+"""A network, or what else gives logits: images (B, 3, h, w) to (B, K, h, w)."""
+
+SCALE_RANGE = (0.5, 2.0)
+"""Of random views, if no other is given."""
 
 SMALLEST_SIDE = 32
 """Networks take images from this height and width up (in pixels)."""
@@ -22,8 +28,8 @@ class Inference:
     A side never gets shorter than 32 pixels: smaller scales and images are enlarged to it.
 
     Attributes:
-        scales: The image is resized by each of these factors, and the class probabilities are averaged.
-            PAN's multi-scale evaluation (Table 5) is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
+        scales: The image is resized by each of these factors, and the class probabilities are averaged; None for its
+            own size. PAN's multi-scale evaluation (Table 5) is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
         flip: Whether each scale is also seen mirrored left to right.
         window: (height, width) in pixels of a sliding window, for images that don't fit in memory or are larger than
             the training crops; windows overlap by a third, and the logits are averaged where they do. None for the
@@ -33,39 +39,39 @@ class Inference:
         random_views: How many times each image is seen, at a random scale and mirrored or not by chance, in place of
             `scales` and `flip`; the class probabilities are averaged. AGLN's multi-scale evaluation (Section IV-A),
             which doesn't print the number.
-        scale_range: The random scales are drawn evenly from between these two.
-        seed: Of the random views. An image's depend on this and its number alone, not on the process that sees it.
+        scale_range: The random scales are drawn evenly from between these two; None for 0.5 and 2.
+        seed: Of the random views; None for 0. An image's depend on this and its number alone, not on the process that sees it.
 
     Raises:
         InputError: There is no scale, or a scale, the window or the edge is not positive, or random views are asked for
             beside fixed ones.
     """
 
-    scales: Sequence[float] = (1.0,)
+    scales: Sequence[float] | None = None
     flip: bool = False
     window: tuple[int, int] | None = None
     short_edge: int | None = None
     random_views: int = 0
-    scale_range: tuple[float, float] = (0.5, 2.0)
-    seed: int = 0
+    scale_range: tuple[float, float] | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
+        if self.scales is not None and not (self.scales and all(0 < scale < float("inf") for scale in self.scales)):
             raise InputError(f"scales {list(self.scales)}: expected one or more numbers above 0")
         if self.window is not None and min(self.window) < SMALLEST_SIDE:
             raise InputError(f"window {list(self.window)}: expected a height and a width from {SMALLEST_SIDE} up")
         if self.short_edge is not None and self.short_edge < SMALLEST_SIDE:
             raise InputError(f"short_edge {self.short_edge}: expected {SMALLEST_SIDE} or more")
-        if self.random_views < 0 or self.seed < 0:
-            raise InputError(f"random_views {self.random_views}, seed {self.seed}: expected 0 or more of each")
-        if self.random_views and (tuple(self.scales) != (1.0,) or self.flip):
+        if self.random_views < 0 or (self.seed or 0) < 0:
+            raise InputError(f"random_views {self.random_views}, seed {self.seed or 0}: expected 0 or more of each")
+        if self.random_views and (self.scales is not None or self.flip):
             raise InputError("random_views: expected no scales and no flip beside it")
-        if not self.random_views and (tuple(self.scale_range) != (0.5, 2.0) or self.seed):
+        if not self.random_views and (self.scale_range is not None or self.seed is not None):
             raise InputError("scale_range and seed: expected random_views beside them")
-        if not 0 < self.scale_range[0] <= self.scale_range[1] < float("inf"):
+        if self.scale_range is not None and not 0 < self.scale_range[0] <= self.scale_range[1] < float("inf"):
             raise InputError(f"scale_range {list(self.scale_range)}: expected two factors, 0 < smallest <= largest")
 
-    def __call__(self, network: nn.Module, images: Tensor, number: int = 0) -> Tensor:
+    def __call__(self, network: Logits, images: Tensor, number: int = 0) -> Tensor:
         """Scores the classes of every pixel.
 
         Args:
@@ -94,13 +100,14 @@ class Inference:
             number: Of the image in its split.
         """
         if not self.random_views:
-            return [(scale, flipped) for scale in self.scales for flipped in ((False, True) if self.flip else (False,))]
-        generator = torch.Generator().manual_seed(seed_of(self.seed, number))
-        scales = torch.empty(self.random_views).uniform_(*self.scale_range, generator=generator)
+            scales = (1.0,) if self.scales is None else self.scales
+            return [(scale, flipped) for scale in scales for flipped in ((False, True) if self.flip else (False,))]
+        generator = torch.Generator().manual_seed(seed_of(self.seed or 0, number))
+        scales = torch.empty(self.random_views).uniform_(*(self.scale_range or SCALE_RANGE), generator=generator)
         flips = torch.rand(self.random_views, generator=generator) < 0.5
         return list(zip(scales.tolist(), flips.tolist(), strict=True))
 
-    def _pass(self, network: nn.Module, images: Tensor, scale: float, flipped: bool) -> Tensor:
+    def _pass(self, network: Logits, images: Tensor, scale: float, flipped: bool) -> Tensor:
         """The logits at one scale, at the size of `images`."""
         height, width = images.shape[-2:]
         shorter = min(height, width)
@@ -119,7 +126,7 @@ class Inference:
         return resize_to(logits.float(), (height, width))
 
 
-def slide(network: nn.Module, images: Tensor, window: tuple[int, int]) -> Tensor:
+def slide(network: Logits, images: Tensor, window: tuple[int, int]) -> Tensor:
     """Runs the network over windows that overlap by a third and averages the logits.
 
     Args:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -16,7 +16,7 @@ from segweave.segmentation.dataset import SegmentationDataset
 
 
 class LabelledImage(NamedTuple):
-    """What a loader gives: one sample, or with a leading axis B a batch of them."""
+    """One sample."""
 
     image: Tensor
     """(3, H, W), float32 and normalised for training, uint8 for evaluation."""
@@ -28,6 +28,25 @@ class LabelledImage(NamedTuple):
     """Its index in the data set."""
     counted: bool = True
     """Whether it counts in evaluation; else it is only there so that every process has equally many."""
+
+
+class LabelledBatch(NamedTuple):
+    """B samples of one size."""
+
+    images: Tensor
+    """(B, 3, H, W), float32 and normalised for training, uint8 for evaluation."""
+    masks: Tensor
+    """(B, H, W), int64."""
+    names: list[str]
+    numbers: Tensor
+    """(B,), int64: their indices in the data set."""
+    counted: Tensor
+    """(B,), bool."""
+
+
+def collate(items: list[LabelledImage]) -> LabelledBatch:
+    """Stacks samples to a batch."""
+    return LabelledBatch(*default_collate(items))
 
 
 class SegmentationTrainingSamples(Dataset[LabelledImage]):

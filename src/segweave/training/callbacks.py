@@ -3,17 +3,15 @@
 import csv
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -21,10 +19,6 @@ from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
 from segweave.saving import save_model
-
-SHOWN_EVERY = 10
-"""Steps between two losses on the progress bar: to read one, the GPU must have finished."""
-
 
 class SynchronisedBatchNorm(TorchSyncBatchNorm):
     """Takes the statistics of batch norm over all processes, and leaves the activations that timm has in one module
@@ -199,11 +193,13 @@ class BestModel(Callback):
     """Saves the network to the run's folder `model` whenever a validation is the best so far.
 
     Args:
+        network: Of the run.
         folder: RUN/model.
         figure: The figure that tells which is the best; NaN, of a split without objects, counts as 0.
     """
 
-    def __init__(self, folder: Path, figure: str) -> None:
+    def __init__(self, network: Network, folder: Path, figure: str) -> None:
+        self.network = network
         self.folder = folder
         self.figure = figure
         self.best = -1.0
@@ -213,83 +209,10 @@ class BestModel(Callback):
         if not trainer.sanity_checking and score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                save_model(cast(Network, pl_module.network), self.folder)
+                save_model(self.network, self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-
-
-class ProgressDisplay(Callback):
-    """One bar for the whole run: epoch, loss, the last score, time left. Where there is no terminal, a line for each
-    validation.
-
-    Args:
-        console: Where it is drawn.
-        figures: Those of a validation that are shown, and what they are called; the bar shows the first.
-    """
-
-    def __init__(self, console: Console, figures: Mapping[str, str]) -> None:
-        self.console = console
-        self.figures = figures
-        self._progress: Progress | None = None
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or not self.console.is_terminal:
-            return
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[score]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)
-        done = trainer.current_epoch * int(trainer.num_training_batches)
-        self._task = self._progress.add_task("", total=total, completed=done, epoch="", loss="-", score="")
-        self._progress.start()
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._progress is not None:
-            loss = trainer.callback_metrics.get("train/loss") if batch_idx % SHOWN_EVERY == 0 else None
-            shown: dict[str, Any] = {} if loss is None else {"loss": f"{float(loss):.3f}"}
-            self._progress.update(
-                self._task,
-                advance=1,
-                epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-                **shown,
-            )
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        reached = trainer.callback_metrics
-        shown = [f"{name} {100 * float(reached[figure]):.1f} %" for figure, name in self.figures.items()]
-        if self._progress is not None:
-            self._progress.update(self._task, score=shown[0])
-            return
-        loss = reached.get("train/loss")
-        self.console.print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"
-            f"  loss {float('nan') if loss is None else float(loss):.3f}  {'  '.join(shown)}"
-        )
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._stop()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None

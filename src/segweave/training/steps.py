@@ -1,77 +1,136 @@
-"""What every training has in common, whatever the network predicts: loss, optimiser, schedule, chance."""
+"""The steps of a training run, whatever its network predicts: loss, optimiser, schedule, chance, validation."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Never, TypeVar
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from segweave.data.loading import TrainingOrder, seed_of
 from segweave.errors import TrainingError
+from segweave.results import Result
+from segweave.task import Evaluator, Lessons
 from segweave.training.configuration import RunConfiguration
+
+ResultT = TypeVar("ResultT", bound=Result)
 
 STEP_FACTOR = 0.1
 """What the learning rate is multiplied by at each milestone (FPT, Section 4.1: from 0.05 to 0.005)."""
 
 
-class TrainingSteps(lightning.LightningModule):
-    """A base of the Lightning modules that train.
+class EvaluationSteps(lightning.LightningModule, Generic[ResultT]):
+    """Runs an evaluator over its split, and logs the figures that are followed through training.
+
+    Args:
+        evaluator: Of the network.
+        workers: Processes that load the images.
 
     Attributes:
-        configuration: Resolved (see `segweave.training.configuration.resolve`).
+        network: The evaluator's.
+        result: Of the last validation; None before.
     """
 
-    configuration: RunConfiguration
+    def __init__(self, evaluator: Evaluator[Never, ResultT], workers: int) -> None:
+        super().__init__()
+        self.network = evaluator.network
+        self.evaluator: Evaluator[Any, ResultT] = evaluator
+        self.workers = workers
+        self.result: ResultT | None = None
 
-    def loader_of(self, samples: Any, dataset: Sized, collate: Callable[[Any], Any] | None = None) -> "DataLoader[Any]":
-        """The loader of this process's share of every training batch.
+    def val_dataloader(self) -> Any:
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        return self.evaluator.loader(rank=rank, processes=processes, workers=self.workers)
 
-        Args:
-            samples: Asked for (epoch, index).
-            dataset: Which they are of.
-            collate: Samples to a batch; None for torch's own.
-        """
+    def on_validation_epoch_start(self) -> None:
+        self.evaluator.start()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluator.add(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.result = self.evaluator.result(self._gather)
+        self.log_dict({f"val/{each.name}": each.total for each in self.result.logged()}, rank_zero_only=True)
+
+    def _gather(self, value: object) -> list[object]:
+        if self.trainer.world_size == 1:
+            return [value]
+        gathered: list[object] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
+
+class TrainingSteps(EvaluationSteps[ResultT]):
+    """Trains a network with the sum of its own losses; validates with the evaluator that it is given.
+
+    Args:
+        lessons: What the network is trained on.
+        evaluator: Of the same network on the validation split.
+        configuration: Of the run.
+    """
+
+    def __init__(
+        self, lessons: Lessons[Never], evaluator: Evaluator[Never, ResultT], configuration: RunConfiguration
+    ) -> None:
+        super().__init__(evaluator, configuration.workers)
+        self.lessons: Lessons[Any] = lessons
+        self.configuration = configuration
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # what is drawn in a step depends on the step alone, so that a resumed run draws what an unbroken one does
+        torch.manual_seed(seed_of(self.configuration.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses, names = self.lessons.losses(batch), self.lessons.names(batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not total.isfinite():
+            raise TrainingError(self._diverged(losses, names))
+        self.log("train/loss", total, prog_bar=True, batch_size=len(names))
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=len(names))
+        return total
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         settings = self.configuration
-        assert settings.batch_size is not None
-        assert settings.workers is not None
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+        else:
+            optimizer = torch.optim.SGD(trained, lr=rate, momentum=settings.momentum, weight_decay=decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        if settings.milestones is None:
+            factor = poly_schedule(steps, settings.power, settings.warmup_steps)
+        else:
+            factor = step_schedule(steps, settings.milestones, settings.warmup_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1},
+        }
+
+    def train_dataloader(self) -> DataLoader[object]:
+        settings = self.configuration
         order = TrainingOrder(
-            len(dataset),
+            self.lessons.length,
             settings.batch_size,
             seed=settings.seed,
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
         )
         return DataLoader(
-            samples,
+            self.lessons.samples,
             batch_size=order.share,
             sampler=order,
             num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
             pin_memory=settings.device == "cuda",
-            collate_fn=collate,
+            collate_fn=self.lessons.collate,
         )
-
-    def total_of(self, losses: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-        """The sum of a step's losses, which are logged.
-
-        Args:
-            losses: By name, weighted.
-            names: Of the batch's images.
-
-        Raises:
-            TrainingError: The sum is not finite.
-        """
-        total = torch.stack(list(losses.values())).sum()
-        if not total.isfinite():
-            raise TrainingError(self._diverged(losses, names))
-        shares = {f"train/{name}": loss for name, loss in losses.items()} if len(losses) > 1 else {}
-        self.log("train/loss", total, prog_bar=True, batch_size=len(names))
-        self.log_dict(shares, batch_size=len(names))
-        return total
 
     def _diverged(self, losses: Mapping[str, Tensor], names: Sequence[str]) -> str:
         terms = ", ".join(f"{name} {loss.item()}" for name, loss in losses.items())
@@ -81,32 +140,6 @@ class TrainingSteps(lightning.LightningModule):
             f"last good checkpoint: {checkpoint}): "
             "expected finite; a lower learning rate, warm-up steps or clipped gradients may help"
         )
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # what is drawn in a step depends on the step alone, so that a resumed run draws what an unbroken one does
-        torch.manual_seed(seed_of(self.configuration.seed, self.current_epoch, batch_idx, self.global_rank))
-
-    def configure_optimizers(self) -> Any:
-        settings = self.configuration
-        assert settings.learning_rate is not None
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        else:
-            optimizer = torch.optim.SGD(
-                trained,
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-            )
-        steps = int(self.trainer.estimated_stepping_batches)
-        if settings.milestones is None:
-            factor = poly_schedule(steps, settings.power, settings.warmup_steps)
-        else:
-            factor = step_schedule(steps, settings.milestones, settings.warmup_steps)
-        schedule = LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def poly_schedule(steps: int, power: float, warmup_steps: int = 0) -> Callable[[int], float]:

@@ -1,0 +1,15 @@
+"""The nearest right word to a wrong one."""
+
+import difflib
+from collections.abc import Sequence
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """What is said of an unknown word: the known one nearest to it, or all of them if none is near.
+
+    Args:
+        word: As given.
+        known: The words that would have been right.
+    """
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
