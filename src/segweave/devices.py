@@ -1,25 +1,31 @@
 """Where networks run, and in how many processes."""
 
 import os
+from typing import Literal
 
 import torch
 
 from segweave.errors import InputError
 
 
-def choose_device(device: str) -> str:
+def choose_device(device: str) -> Literal["cuda", "mps", "cpu"]:
     """The device that "auto" stands for: cuda if there is one, or cpu.
 
     Raises:
         InputError: The device is unknown or isn't there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    has_cuda = torch.cuda.is_available()
     if device == "auto":  # mps is there for the asking, but nobody has run segweave on it yet
-        return "cuda" if available["cuda"] else "cpu"
-    if not available.get(device, False):
-        usable = ", ".join(name for name, there in available.items() if there)
-        raise InputError(f"device {device!r}: expected auto or what this machine has: {usable}")
-    return device
+        return "cuda" if has_cuda else "cpu"
+    if device == "cpu":
+        return "cpu"
+    if device == "cuda" and has_cuda:
+        return "cuda"
+    has_mps = torch.backends.mps.is_available()
+    if device == "mps" and has_mps:
+        return "mps"
+    usable = ", ".join([*(["cuda"] if has_cuda else []), *(["mps"] if has_mps else []), "cpu"])
+    raise InputError(f"device {device!r}: expected auto or what this machine has: {usable}")
 
 
 def require_processes(devices: int, device: str) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Generic, Never, TypeVar
+from typing import Any, ClassVar, Generic, Never, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ class Lessons(ABC, Generic[Batch]):
 
     samples: Dataset[object]
     length: int
-    collate: Callable[[list[Never]], object] | None = None
+    collate: Callable[[list[Any]], object] | None = None
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ class Task(ABC, Generic[NetworkT, DatasetT, ResultT]):
     tree: ClassVar[str] = "its data"
     network_class: type[NetworkT]
     datasets: Mapping[str, Callable[[Path, str], DatasetT]]
-    drawn: Mapping[str, Callable[[str], DatasetT]] = {}
+    drawn: Mapping[str, Callable[[str], DatasetT]]
     evaluation_options: ClassVar[frozenset[str]] = frozenset()
     prediction_options: ClassVar[frozenset[str]] = frozenset()
 
@@ -334,9 +334,7 @@ class Task(ABC, Generic[NetworkT, DatasetT, ResultT]):
     # Evaluation and prediction
 
     @abstractmethod
-    def evaluator(
-        self, network: NetworkT, dataset: DatasetT, options: EvaluationOptions
-    ) -> Evaluator[Never, ResultT]:
+    def evaluator(self, network: NetworkT, dataset: DatasetT, options: EvaluationOptions) -> Evaluator[Never, ResultT]:
         """What evaluates the network on a split."""
 
     @abstractmethod

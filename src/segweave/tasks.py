@@ -153,5 +153,6 @@ def open_dataset(
         InputError: The name is unknown, a folder is missing, the split is empty, or the data isn't for this task; the
             message says which.
     """
-    found = task_of_data(name, task)
-    return found.open(os.fspath(name), None if root is None else os.fspath(root), split, classes=classes)
+    place = None if root is None else os.fspath(root)
+    dataset: SplitDataset[object] = task_of_data(name, task).open(os.fspath(name), place, split, classes=classes)
+    return dataset

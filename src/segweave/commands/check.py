@@ -61,7 +61,7 @@ def check(
     found = [kind.check(split, most_problems=most_problems, progress=progress) for split in opened]
     checked = [split for split in found if split is not None]
     if contact_sheet is not None and opened:
-        draw_contact_sheet(opened, contact_sheet)
+        draw_contact_sheet(opened, Path(contact_sheet))
     count = len(problems) + sum(split.problem_count for split in checked)
     return DatasetCheck(root, checked, [*problems, *(line for split in checked for line in split.problems)], count)
 

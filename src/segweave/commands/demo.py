@@ -5,16 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from segweave.commands.predict import segment
-from segweave.commands.train import train
 from segweave.errors import InputError
 from segweave.files import written_whole
-from segweave.saving import load
-from segweave.segmentation.evaluation import SegmentationResult
-from segweave.segmentation.shapes import ShapesSegmentationDataset
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet18",
@@ -46,22 +38,31 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", seed: int = 0, overwrite:
         The mean IoU of each, in [0, 1].
 
     Raises:
-        InputError: `out` holds something already.
+        InputError: The folder holds something already.
     """
+    from rich.console import Console
+    from rich.table import Table
+
+    from segweave.commands.train import train
+    from segweave.results import Result
+    from segweave.segmentation.evaluation import SegmentationResult
+    from segweave.segmentation.prediction import segment
+    from segweave.segmentation.shapes import ShapesSegmentationDataset
+
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise InputError(
             f"{folder}: holds files already: expected --overwrite to replace an earlier demo, or another --out"
         )
     console = Console()
-    results = {}
+    results: dict[str, SegmentationResult] = {}
     for model in ("fcn", "pan"):
         console.rule(model.upper())
-        result = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
+        result: Result = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
         assert isinstance(result, SegmentationResult)
         results[model] = result
     picture = folder / "prediction.png"
-    prediction = segment(load(folder / "pan"), ShapesSegmentationDataset("val")[0].image)
+    prediction = segment(folder / "pan", ShapesSegmentationDataset("val")[0].image)
     with written_whole(picture) as unfinished:
         prediction.overlay().save(unfinished, format="PNG")
 

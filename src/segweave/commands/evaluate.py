@@ -75,7 +75,7 @@ def evaluate(
         if file is not None and Path(file).exists() and not overwrite:
             raise InputError(f"{file}: exists already: expected --overwrite to replace it, or another --{flag}")
     device = choose_device(device)
-    require_processes(devices)
+    require_processes(devices, device)
     if workers < 0:
         raise InputError(f"workers {workers}: expected 0 or more")
     network = network_of(run)

@@ -86,7 +86,7 @@ def explain(
             sheet.save(unfinished, format="PNG")
         if maps:
             with written_whole(_maps_path(target)) as unfinished, unfinished.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, allow_pickle=False, **arrays)
     return list(targets)
 
 

@@ -64,7 +64,7 @@ def train(
         asked = configure({**(read_settings(config) if config is not None else {}), **given})
         if asked.init_from is not None:
             folder.require_other_run(asked.init_from, place)
-    require_processes(asked.devices)
+    require_processes(asked.devices, asked.device)
 
     task = task_of_data(asked.data, None if asked.model is None else task_of_model(asked.model).name)
     if asked.model is not None:
@@ -72,8 +72,9 @@ def train(
     splits = run.open_splits(task, asked, place if resume else None)
     checks = run.checked(task, splits) if asked.check and is_first_process() else []
     if not resume:
-        named = dataclasses.replace(asked, model=asked.model or task.default_model(splits.train))
-        check_options(named.model, named.options)
+        model = asked.model or task.default_model(splits.train)
+        check_options(model, asked.options)
+        named = dataclasses.replace(asked, model=model)
         choices = task.choose(named, splits.train, kind_of(choose_device(asked.device)))
         configuration = resolve(named, choices, images=len(splits.train))
 
@@ -91,7 +92,8 @@ def train(
         messages.print_start(asked, configuration, splits, checks, network)
         messages.print_initialised(configuration, network, not_taken)
     lightning.fit(last if continued else None)
-    return run.finish(task, configuration, splits.val, place)
+    result: Result = run.finish(task, configuration, splits.val, place)
+    return result
 
 
 def _absolute(place: str | os.PathLike[str]) -> str:

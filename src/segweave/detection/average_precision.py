@@ -105,9 +105,7 @@ class DetectionResult(Result):
 
     @property
     def note(self) -> str:
-        return (
-            f"of at most {self.detections_per_image} detections of a class in an image (COCO's own figures: 100)"
-        )
+        return f"of at most {self.detections_per_image} detections of a class in an image (COCO's own figures: 100)"
 
     def details(self) -> dict[str, object]:
         return {"detections_per_image": self.detections_per_image, **({} if self.mask else {"mask": None})}

@@ -51,6 +51,7 @@ class DetectionCheck(CheckedSplit):
     """The fewest, the median and the most objects of an image, groups aside; None if there is no image."""
     size_shares: tuple[float, float, float]
     """The shares, 0 to 1, of small, medium and large objects, as COCO's figures tell them apart."""
+
     @property
     def objects(self) -> int:
         """The number of objects, groups aside."""

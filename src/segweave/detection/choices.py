@@ -1,5 +1,7 @@
-"""What is chosen for a run that finds objects where its settings leave it open, much of it by the objects of the training
-split: how large they are, and how many an image holds."""
+"""What is chosen for a run that finds objects where its settings leave it open.
+
+Much of it follows the objects of the training split: how large they are, and how many an image holds.
+"""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -72,7 +72,7 @@ class Annotations(NamedTuple):
 
 
 def read_annotations(file: Path, *, allow_lost: bool = False) -> Annotations:
-    """Reads a file in COCO's format, except for what lies within masks: see `segweave.detection.coco_masks.run_lengths`.
+    """Reads a file in COCO's format, but for what lies within masks: see `segweave.detection.coco_masks.run_lengths`.
 
     Args:
         file: The JSON file.

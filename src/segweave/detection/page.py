@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from segweave.data.colours import Colour
@@ -51,7 +52,7 @@ def detection_page(finished: FinishedDetection) -> Page:
     )
 
 
-def _sections(result: DetectionResult, dataset: DetectionDataset) -> str:
+def _sections(result: DetectionResult, dataset: DetectionDataset) -> Markup:
     """The figures, their curves, and those of each class, in HTML."""
     kinds = result.kinds
     annotations = dataset.ground_truth(masks=False)["annotations"]

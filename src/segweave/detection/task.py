@@ -1,8 +1,7 @@
 """Detection as a task: boxes of objects, and masks where a network gives any; AP decides."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +30,12 @@ class Detection(Task[DetectionNetwork, DetectionDataset, DetectionResult]):
     does = "finds objects"
     tree = "SPLIT/instances.json beside SPLIT/images, or annotations/instances_SPLIT.json beside SPLIT"
     network_class = DetectionNetwork
-    datasets: ClassVar[dict[str, Callable[[Path, str], DetectionDataset]]] = {"coco": CocoDataset}
-    drawn: ClassVar[dict[str, Callable[[str], DetectionDataset]]] = {"shapes": ShapesDetectionDataset}
     evaluation_options = frozenset({"predictions"})
     prediction_options = frozenset({"score"})
+
+    def __init__(self) -> None:
+        self.datasets = {"coco": CocoDataset}
+        self.drawn = {"shapes": ShapesDetectionDataset}
 
     def recognises(self, folder: Path) -> bool:
         return bool(CocoDataset.splits(folder))

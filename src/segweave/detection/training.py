@@ -22,9 +22,7 @@ class DetectionLessons(Lessons[DetectionBatch]):
         InputError: The network learns masks, and the data has none.
     """
 
-    def __init__(
-        self, network: DetectionNetwork, configuration: RunConfiguration, train: DetectionDataset
-    ) -> None:
+    def __init__(self, network: DetectionNetwork, configuration: RunConfiguration, train: DetectionDataset) -> None:
         if network.has_masks and not train.has_masks:
             raise InputError(
                 f"{configuration.data}: objects without masks: expected masks, or model faster_rcnn, which looks at "

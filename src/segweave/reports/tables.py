@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from segweave.results import Figure, Result, per_cent
@@ -18,9 +18,7 @@ def print_result(console: Console, result: Result) -> None:
     if groups == [""]:
         if of_classes:
             console.print(class_table(of_classes))
-        console.print(
-            Text("   ".join(f"{figure.title} {per_cent(figure.total)}" for figure in whole)), soft_wrap=True
-        )
+        console.print(Text("   ".join(f"{figure.title} {per_cent(figure.total)}" for figure in whole)), soft_wrap=True)
     else:
         console.print(_group_table(whole, groups))
     if result.note:
@@ -32,7 +30,7 @@ def print_result(console: Console, result: Result) -> None:
 
 def class_table(figures: Sequence[Figure]) -> Table:
     """A row for each class, a column for each figure."""
-    table = Table("class", *(Text(figure.label) for figure in figures), box=None)
+    table = Table("class", *(Column(Text(figure.label)) for figure in figures), box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     values = [figure.value for figure in figures if isinstance(figure.value, Mapping)]

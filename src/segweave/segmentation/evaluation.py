@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segweave.data.transforms import normalise
+from segweave.networks.network import SegmentationNetwork
 from segweave.results import Figure, Result
 from segweave.segmentation.confusion import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from segweave.segmentation.dataset import SegmentationDataset
 from segweave.segmentation.inference import Inference
 from segweave.segmentation.samples import LabelledBatch, LabelledImage, SegmentationEvaluationSamples, collate
-from segweave.networks.network import SegmentationNetwork
 from segweave.task import Evaluator
 
 Measure = Callable[[Tensor, Sequence[str]], Figure]
@@ -103,7 +103,9 @@ class SegmentationEvaluator(Evaluator[LabelledBatch, SegmentationResult]):
     def loader(self, *, rank: int, processes: int, workers: int) -> DataLoader[LabelledImage]:
         """One image at a time, since their sizes differ."""
         samples = SegmentationEvaluationSamples(self.dataset, rank=rank, processes=processes)
-        return DataLoader(samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
+        return DataLoader(
+            samples, batch_size=1, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
+        )
 
     def start(self) -> None:
         count = len(self.dataset.classes)
@@ -121,7 +123,8 @@ class SegmentationEvaluator(Evaluator[LabelledBatch, SegmentationResult]):
                 self._image_scores[name] = mean_iou(confusion)
 
     def result(self, gather: Callable[[object], list[object]]) -> SegmentationResult:
-        confusion, scores = torch.zeros_like(self._confusion), {}
+        confusion = torch.zeros_like(self._confusion)
+        scores: dict[str, float] = {}
         for share in gather((self._confusion, self._image_scores)):
             assert isinstance(share, tuple)
             confusion += share[0]

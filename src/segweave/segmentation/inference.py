@@ -40,7 +40,8 @@ class Inference:
             `scales` and `flip`; the class probabilities are averaged. AGLN's multi-scale evaluation (Section IV-A),
             which doesn't print the number.
         scale_range: The random scales are drawn evenly from between these two; None for 0.5 and 2.
-        seed: Of the random views; None for 0. An image's depend on this and its number alone, not on the process that sees it.
+        seed: Of the random views; None for 0. An image's depend on this and its number alone, not on the
+            process that sees it.
 
     Raises:
         InputError: There is no scale, or a scale, the window or the edge is not positive, or random views are asked for
@@ -103,9 +104,9 @@ class Inference:
             scales = (1.0,) if self.scales is None else self.scales
             return [(scale, flipped) for scale in scales for flipped in ((False, True) if self.flip else (False,))]
         generator = torch.Generator().manual_seed(seed_of(self.seed or 0, number))
-        scales = torch.empty(self.random_views).uniform_(*(self.scale_range or SCALE_RANGE), generator=generator)
+        drawn = torch.empty(self.random_views).uniform_(*(self.scale_range or SCALE_RANGE), generator=generator)
         flips = torch.rand(self.random_views, generator=generator) < 0.5
-        return list(zip(scales.tolist(), flips.tolist(), strict=True))
+        return list(zip(drawn.tolist(), flips.tolist(), strict=True))
 
     def _pass(self, network: Logits, images: Tensor, scale: float, flipped: bool) -> Tensor:
         """The logits at one scale, at the size of `images`."""

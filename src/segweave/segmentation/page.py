@@ -51,7 +51,7 @@ def segmentation_page(
     worst, best = (examples.drawn(names) for names in worst_and_best(result.image_scores, EXAMPLES))
     confusion = result.confusion.numpy()
     rows = _class_rows(result.classes, palette, confusion)
-    scored = [row["iou"] for row in rows if row["iou"] is not None]
+    scored = [iou for iou in class_iou(result.confusion).tolist() if not np.isnan(iou)]
     sections = render(
         "segmentation/figures.html.jinja",
         tables=in_columns(rows),
@@ -137,9 +137,7 @@ def draw_example(
     return Example(name, f"mIoU {percent(score)}%", pictures, size, sharp=size[0] < SHARP_WIDTH)
 
 
-def _class_rows(
-    classes: Sequence[str], palette: Sequence[Colour], confusion: NDArray[np.int64]
-) -> list[Row]:
+def _class_rows(classes: Sequence[str], palette: Sequence[Colour], confusion: NDArray[np.int64]) -> list[Row]:
     """Name, colour, IoU (None where the class never occurs) and share of the true pixels of each class."""
     iou = class_iou(torch.as_tensor(confusion)).tolist()
     shares = confusion.sum(axis=1) / max(confusion.sum(), 1)

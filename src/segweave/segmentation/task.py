@@ -1,13 +1,11 @@
 """Segmentation as a task: a class for each pixel; the mean IoU decides."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segweave.errors import InputError
 from segweave.networks.network import Labelling, SegmentationNetwork
 from segweave.reports.page import Page
 from segweave.segmentation import camvid, choices
@@ -39,13 +37,12 @@ class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationRe
     does = "labels pixels"
     tree = "SPLIT/masks beside SPLIT/images"
     network_class = SegmentationNetwork
-    datasets: ClassVar[dict[str, Callable[[Path, str], SegmentationDataset]]] = {
-        "folder": FolderDataset,
-        "camvid": CamVid,
-    }
-    drawn: ClassVar[dict[str, Callable[[str], SegmentationDataset]]] = {"shapes": ShapesSegmentationDataset}
     evaluation_options = frozenset({"scales", "flip", "window", "random_views", "scale_range", "seed", "coarse"})
     prediction_options = frozenset({"scales", "flip", "window", "coarse", "probabilities", "overlays"})
+
+    def __init__(self) -> None:
+        self.datasets = {"folder": FolderDataset, "camvid": CamVid}
+        self.drawn = {"shapes": ShapesSegmentationDataset}
 
     def recognises(self, folder: Path) -> bool:
         if camvid.recognise(folder) is not FolderDataset:
@@ -76,9 +73,7 @@ class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationRe
         return choices.choose(settings, train, kind)
 
     def labelling(self, dataset: SegmentationDataset, configuration: RunConfiguration) -> Labelling:
-        return Labelling(
-            tuple(dataset.classes), tuple(dataset.palette), short_edge=configuration.short_edge or None
-        )
+        return Labelling(tuple(dataset.classes), tuple(dataset.palette), short_edge=configuration.short_edge or None)
 
     def lessons(
         self, network: SegmentationNetwork, configuration: RunConfiguration, train: SegmentationDataset

@@ -12,13 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
 from segweave.saving import save_model
+
 
 class SynchronisedBatchNorm(TorchSyncBatchNorm):
     """Takes the statistics of batch norm over all processes, and leaves the activations that timm has in one module

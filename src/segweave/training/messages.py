@@ -39,7 +39,8 @@ def print_start(
     _say(
         console,
         f"{configuration.model} on {configuration.backbone}, {parameters / 1e6:.1f} M parameters; "
-        f"{len(splits.train)} images to train on, {len(splits.val)} to validate on, {len(splits.train.classes)} classes",
+        f"{len(splits.train)} images to train on, {len(splits.val)} to validate on, "
+        f"{len(splits.train.classes)} classes",
     )
     for check in checks:
         _say(console, check.contents)

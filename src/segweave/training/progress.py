@@ -33,7 +33,10 @@ class TrainingProgress(Callback):
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
         self._progress = progress_bar(
-            self.console, "step", before="epoch {task.fields[epoch]}", after="loss {task.fields[loss]}  {task.fields[score]}"
+            self.console,
+            "step",
+            before="epoch {task.fields[epoch]}",
+            after="loss {task.fields[loss]}  {task.fields[score]}",
         )
         steps, epochs = int(trainer.num_training_batches), int(trainer.max_epochs or 1)
         # of a resumed run Lightning knows the steps that are done, but not yet the epoch

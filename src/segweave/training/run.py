@@ -4,8 +4,9 @@ import dataclasses
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Generic, Never, TypeVar
+from typing import Generic, TypeVar
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,7 +19,7 @@ from segweave.devices import choose_device
 from segweave.errors import InputError, TrainingError
 from segweave.models import Network, create_model
 from segweave.reports.page import RunFacts, write_page
-from segweave.results import Figure, Result, per_cent
+from segweave.results import Result, per_cent
 from segweave.saving import load
 from segweave.task import EvaluationOptions, FinishedRun, Task
 from segweave.training.callbacks import (
@@ -143,7 +144,7 @@ class PreparedRun:
     """
 
     def __init__(
-        self, steps: TrainingSteps[Result], configuration: RunConfiguration, callbacks: list[Callback], folder: Path
+        self, steps: lightning.LightningModule, configuration: RunConfiguration, callbacks: list[Callback], folder: Path
     ) -> None:
         self.steps = steps
         self.configuration = configuration

@@ -5,8 +5,8 @@ import warnings
 from typing import Any, Never, TypeVar
 
 import lightning
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from segweave.devices import choose_device
