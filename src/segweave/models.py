@@ -2,13 +2,15 @@
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
+from pydantic import TypeAdapter
 
-from segweave.errors import InputError, plain_message
+from segweave.docstrings import argument_texts
+from segweave.errors import InputError
+from segweave.nearest import known_and_nearest
 from segweave.networks.agln import AGLN
 from segweave.networks.backbones import Attention, Backbone
 from segweave.networks.deeplabv3 import DeepLabV3
@@ -22,14 +24,17 @@ from segweave.networks.pspnet import PSPNet
 from segweave.networks.ranet import RANet
 from segweave.networks.rcnn import FasterRCNN, MaskRCNN
 from segweave.networks.ufp import UFP
+from segweave.typed_values import of_type
 
 __all__ = [
     "DETECTION_NETWORKS",
     "NETWORKS",
     "SEGMENTATION_NETWORKS",
     "Network",
+    "ModelOption",
     "check_options",
     "create_model",
+    "described_options",
     "list_models",
     "model_options",
 ]
@@ -73,7 +78,7 @@ def list_models(task: Task | None = None) -> list[str]:
     if task is None:
         return list(NETWORKS)
     if task not in _NAMES:
-        raise InputError(f"task {task!r}: expected one of {', '.join(_NAMES)}")
+        raise InputError(f"task {task!r}: {known_and_nearest(task, list(_NAMES))}")
     return list(_NAMES[task])
 
 
@@ -115,7 +120,7 @@ def create_model(
     """
     network_class = NETWORKS.get(name)
     if network_class is None:
-        raise InputError(f"unknown model {name!r}: expected one of {', '.join(NETWORKS)}")
+        raise InputError(f"unknown model {name!r}: {known_and_nearest(name, list(NETWORKS))}")
     most = network_class.most_classes
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
@@ -137,9 +142,43 @@ def create_model(
     return network.to(memory_format=torch.channels_last)
 
 
+class ModelOption(NamedTuple):
+    """An option of a model.
+
+    Attributes:
+        kind: Its type, as annotated.
+        default: Its value if it isn't given.
+        text: What it means.
+    """
+
+    kind: Any
+    default: Any
+    text: str
+
+
+def described_options(name: str) -> dict[str, ModelOption]:
+    """The options of a model, as those describe them who take them."""
+    of_backbone, of_model = argument_texts(Backbone), argument_texts(_maker(name)) | argument_texts(NETWORKS[name])
+    options = {
+        "output_stride": ModelOption(int, NETWORKS[name].default_output_stride, of_backbone["output_stride"]),
+        "backbone_attention": ModelOption(Attention, "none", of_backbone["attention"]),
+    }
+    for parameter in _parameters(name):
+        group = parameter.default
+        if isinstance(group, Options):
+            texts = argument_texts(type(group))
+            options |= {
+                own.name: ModelOption(own.type, getattr(group, own.name), texts[own.name])
+                for own in dataclasses.fields(group)
+            }
+        else:
+            options[parameter.name] = ModelOption(parameter.annotation, group, of_model[parameter.name])
+    return options
+
+
 def model_options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults."""
-    return {option: known.default for option, known in _options(name).items()}
+    return {option: known.default for option, known in described_options(name).items()}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,44 +190,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: Names the option, and what is known instead.
     """
-    from jsonargparse import ArgumentError, ArgumentParser  # a heavy import for those who pass no options
-
-    known = _options(name)
-    for option, value in options.items():
-        if option not in known:
-            raise InputError(f"unknown option {option!r} of model {name!r}: expected one of {', '.join(known)}")
-        if value is None and type(None) not in typing.get_args(known[option].kind):
-            raise InputError(f"option of model {name!r}: {option} None: expected a value")
-    parser = ArgumentParser(exit_on_error=False)
+    known = described_options(name)
     for option in options:
-        parser.add_argument(f"--{option}", type=known[option].kind)
-    values = {option: list(value) if isinstance(value, tuple) else value for option, value in options.items()}
+        if option not in known:
+            raise InputError(f"unknown option {option!r} of model {name!r}: {known_and_nearest(option, list(known))}")
     try:
-        parsed = parser.parse_object(values)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"option of model {name!r}: {plain_message(error)}") from error
-    return {option: parsed[option] for option in options}
-
-
-class _Option(NamedTuple):
-    """An option of a model: its type, as annotated, and its default."""
-
-    kind: Any
-    default: Any
-
-
-def _options(name: str) -> dict[str, _Option]:
-    options = {
-        "output_stride": _Option(int, NETWORKS[name].default_output_stride),
-        "backbone_attention": _Option(Attention, "none"),
-    }
-    for parameter in _parameters(name):
-        group = parameter.default
-        if isinstance(group, Options):
-            options |= {own.name: _Option(own.type, getattr(group, own.name)) for own in dataclasses.fields(group)}
-        else:
-            options[parameter.name] = _Option(parameter.annotation, parameter.default)
-    return options
+        return {option: of_type(TypeAdapter(known[option].kind), value, option) for option, value in options.items()}
+    except InputError as error:
+        raise InputError(f"option of model {name!r}: {error}") from error
 
 
 def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from functools import cache
 from typing import Literal, get_args, get_origin
 
 from segweave.cli.commands import COMMANDS
-from segweave.cli.headings import CHOSEN, VALUES
-from segweave.errors import InputError, nearest
+from segweave.cli.headings import CHOICES, CHOSEN, VALUES
+from segweave.docstrings import argument_texts, description
+from segweave.errors import InputError
+from segweave.nearest import known_and_nearest
 
 Annotation = object
 """What stands behind an argument's colon: a type, a union of types, a Literal."""
@@ -104,6 +106,13 @@ class Argument:
         return self.name.upper() if self.positional else as_flag(self.name)
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """All that it may be called by a flag."""
+        if self.positional:
+            return ()
+        return (self.flag, f"--no-{self.flag[2:]}") if self.kind.item is bool else (self.flag,)
+
+    @property
     def required(self) -> bool:
         """Whether it must be given."""
         return self.default is inspect.Parameter.empty
@@ -127,7 +136,12 @@ class Argument:
         """
         if self.kind.optional and set(words) == {"null"}:
             return None
-        values = tuple(self._read_one(word) for word in words)
+        try:
+            values = tuple(self._read_one(word) for word in words)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.flag} {' '.join(words)}: expected {self.kind.expected}") from None
         return values[0] if self.kind.words == 1 else values
 
     def read_named(self, words: Mapping[str, Sequence[str]]) -> dict[str, object]:
@@ -145,14 +159,9 @@ class Argument:
     def _read_one(self, word: str) -> object:
         if self.kind.choices:
             if word not in self.kind.choices:
-                raise InputError(
-                    f"{self.flag} {word}: expected {self.kind.expected}{nearest(word, self.kind.choices)}"
-                )
+                raise InputError(f"{self.flag} {word}: {known_and_nearest(word, self.kind.choices)}")
             return word
-        try:
-            return self.kind.item(word)
-        except ValueError:
-            raise InputError(f"{self.flag} {word}: expected {self.kind.expected}") from None
+        return self.kind.item(word)
 
 
 def as_flag(name: str) -> str:
@@ -194,17 +203,19 @@ def arguments_of(command: str) -> Mapping[str, Argument]:
     parameters = inspect.signature(function).parameters
     annotations = _annotations(function, list(parameters))
     defaults = {name: each.default for name, each in parameters.items()}
-    texts = _texts(function)
+    texts = argument_texts(function)
     for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             from segweave.training.settings import RunSettings
 
             del annotations[name], defaults[name]
             annotations = {**typing.get_type_hints(RunSettings), **annotations}
-            fields = {each.name: None if each.default is dataclasses.MISSING else each.default for each in
-                      dataclasses.fields(RunSettings)}
+            fields = {
+                each.name: None if each.default is dataclasses.MISSING else each.default
+                for each in dataclasses.fields(RunSettings)
+            }
             defaults = {**fields, **defaults}
-            texts = {**_texts(RunSettings), **texts}
+            texts = {**argument_texts(RunSettings), **texts}
     positional = COMMANDS[command].positional
     order = [*positional, *(name for name in defaults if name not in positional)]
     return {
@@ -215,7 +226,7 @@ def arguments_of(command: str) -> Mapping[str, Argument]:
 
 
 def _argument(command: str, name: str, annotation: Annotation, default: object, text: str) -> Argument:
-    kind = kind_of(annotation)
+    kind = dataclasses.replace(kind_of(annotation), **({"choices": CHOICES[name]} if name in CHOICES else {}))
     value = VALUES.get(f"{command} {name}") or VALUES.get(name) or _value(kind)
     return Argument(name, kind, default, name in COMMANDS[command].positional, value, text)
 
@@ -236,27 +247,13 @@ def _annotations(function: Callable[..., object], names: Sequence[str]) -> dict[
     return typing.get_type_hints(holder, globalns=vars(inspect.getmodule(function)))
 
 
-def _texts(documented: Callable[..., object]) -> dict[str, str]:
-    """What the docstring of a function or a class says of each argument."""
-    from docstring_parser import parse
-
-    found = parse(inspect.getdoc(documented) or "").params
-    return {each.arg_name: " ".join((each.description or "").split()) for each in found}
-
-
 def described(command: str) -> str:
     """What the docstring of a command's function says before it comes to the arguments."""
-    from docstring_parser import parse
-
-    found = parse(inspect.getdoc(function_of(command)) or "")
-    return "\n\n".join(
-        " ".join(paragraph.split())
-        for part in (found.short_description, found.long_description)
-        for paragraph in (part or "").split("\n\n")
-        if paragraph
-    )
+    return "\n\n".join(description(function_of(command)))
 
 
 def for_the_command_line(text: str, names: Mapping[str, Argument]) -> str:
-    """A docstring's text with the names of arguments as flags: `crop_size` is --crop-size."""
+    """A docstring's text with the names of arguments as flags (`crop_size` is --crop-size), and without what is only
+    for Python."""
+    text = re.sub(r"; from Python [^.;]*", "", text)
     return re.sub(r"`+([^`]+)`+", lambda found: names[found[1]].flag if found[1] in names else found[1], text)

@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, Command] = {
         "Train a network on a folder of images with masks or objects.",
         (
             "segweave train --data DIR --out RUN",
-            "segweave train --data DIR --out RUN --model agln --backbone resnet18 --crop-size 256 320 --epochs 40",
+            "segweave train --data DIR --out RUN --model agln --crop-size 256 320",
             "segweave train --data DIR --out RUN --model mask_rcnn --options.neck fpt",
             "segweave train --config recipes/pan/voc2012.yaml --data DIR --out RUN",
             "segweave train --out RUN --resume",
@@ -49,7 +49,8 @@ COMMANDS: Mapping[str, Command] = {
         "Evaluate a trained network on a split.",
         (
             "segweave evaluate RUN --data DIR",
-            "segweave evaluate RUN --data DIR --split test --scales 0.5 0.75 1.0 1.25 1.5 1.75 --flip --out figures.json",
+            "segweave evaluate RUN --data DIR --scales 0.75 1.0 1.25 --flip",
+            "segweave evaluate RUN --data DIR --split test --out figures.json",
         ),
         positional=("run",),
     ),
@@ -58,7 +59,7 @@ COMMANDS: Mapping[str, Command] = {
         "Segment images, or find the objects in them.",
         (
             "segweave predict RUN photos/ --out predictions",
-            'segweave predict RUN a.jpg "more/*.png" --out predictions --scales 0.75 1.0 1.25 --flip',
+            'segweave predict RUN a.jpg "more/*.png" --out predictions --flip',
         ),
         positional=("run", "images"),
         tell=tell_predict,

@@ -1,6 +1,7 @@
 """What is said of words that can't be used, in one line: what was given, and the nearest that would be right."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from cyclopts import (
     CombinedShortOptionError,
@@ -21,8 +22,9 @@ from segweave.nearest import nearest
 def unknown_command(words: Sequence[str]) -> InputError:
     """What is said of words that begin with no command."""
     word = words[0]
-    if word == "data" and len(words) > 1:
-        return InputError(f"unknown command 'data {words[1]}': expected data check DIR")
+    if word == "data":
+        said = f"unknown command 'data {words[1]}'" if len(words) > 1 else "data"
+        return InputError(f"{said}: expected data check DIR")
     if word.startswith("-"):
         return InputError(f"{word}: expected a command first, as in segweave train --help: one of {_commands()}")
     meant = PEER_COMMANDS.get(word)
@@ -56,6 +58,11 @@ def complaint(command: str, error: CycloptsError, arguments: Mapping[str, Argume
         return _missing(command, error, known)
     if isinstance(error, UnusedCliTokensError):
         return InputError(f"{_first(error.unused_tokens)}: expected nothing more{_taken(command, arguments)}")
+    if known is not None and known.kind.named:
+        words = [] if error.argument is None else [token.value for token in error.argument.tokens]
+        return InputError(
+            " ".join([known.flag, *words]) + f": expected a name and a value, as in {known.flag}.NAME VALUE"
+        )
     return InputError(" ".join(str(error).split()))
 
 
@@ -73,8 +80,8 @@ def unknown_flag(command: str, flag: str, arguments: Mapping[str, Argument]) -> 
     elif begun:
         said = f"expected one of {', '.join(begun)}"
     elif flags:
-        close = nearest(f"--{name}", flags)
-        said = close if close.startswith("did") else f"segweave {command} --help tells what there is"
+        near = get_close_matches(name, [each[2:] for each in flags], n=1)
+        said = f"did you mean --{near[0]}?" if near else f"segweave {command} --help tells what there is"
     else:
         said = "expected no flags"
     return InputError(f"unknown flag {word}: {said}")
@@ -85,18 +92,14 @@ def _positional(arguments: Mapping[str, Argument]) -> list[str]:
 
 
 def _missing(command: str, error: MissingArgumentError, argument: Argument) -> InputError:
-    given = list(error.tokens_so_far)
-    words = argument.kind.words
+    given, kind = list(error.tokens_so_far), argument.kind
     if error.keyword is None and not given:
-        return InputError(f"{argument.flag} is missing: segweave {command} {argument.example}")
-    shown = " ".join([error.keyword or argument.flag, *given])
-    return InputError(f"{shown}: expected {argument.kind.expected}, as in {argument.flag} {_example(argument, given)}"
-                      if words != 1 else f"{shown}: expected {argument.kind.expected}")
-
-
-def _example(argument: Argument, given: Sequence[str]) -> str:
-    word = given[-1] if given else argument.kind.sample
-    return " ".join([word] * (argument.kind.words or 1))
+        shown = argument.flag if argument.positional else f"{argument.flag} {argument.value}"
+        return InputError(f"{argument.flag} is missing: expected {shown}; segweave {command} --help has examples")
+    said = f"{' '.join([error.keyword or argument.flag, *given])}: expected {kind.expected}"
+    if given and kind.words is not None:
+        said += f", such as {argument.flag} {' '.join(given[-1:] * kind.words)}"
+    return InputError(said)
 
 
 def _argument(error: CycloptsError, arguments: Mapping[str, Argument]) -> Argument | None:

@@ -1,6 +1,9 @@
 """How the help of a command is arranged: which argument stands under which heading, and what stands for its value."""
 
 from collections.abc import Mapping
+from typing import get_args
+
+from segweave.training.settings import Device
 
 HEADINGS: Mapping[str, tuple[str, ...]] = {
     "Name what it works on.": ("run", "images", "models", "name"),
@@ -16,7 +19,7 @@ HEADINGS: Mapping[str, tuple[str, ...]] = {
     "Choose how images are resized and varied.": (
         *("crop_size", "short_edge", "short_edges", "long_edge", "scale_range", "flip_probability", "brightness"),
     ),
-    "Choose how it looks at an image.": ("scales", "flip", "random_views", "window", "score"),
+    "Choose how it looks at an image.": ("scales", "flip", "random_views", "window", "coarse", "score"),
     "Choose what is drawn.": ("names", "at"),
     "Choose what is counted.": ("size", "batch", "rounds", "paper", "table"),
     "Choose what it runs on.": ("device", "devices", "workers", "precision", "sync_batch_norm", "compile"),
@@ -48,11 +51,15 @@ VALUES: Mapping[str, str] = {
     "predictions": "FILE",
     "root": "DIR",
     "scale_range": "LEAST MOST",
+    "run": "RUN",
     "size": "HEIGHT WIDTH",
     "window": "HEIGHT WIDTH",
     "evaluate out": "FILE",
 }
 """What stands for an argument's value, where its type says too little; "COMMAND ARGUMENT" is of one command alone."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {"device": get_args(Device)}
+"""What an argument takes that is any text for Python."""
 
 CHOSEN: Mapping[str, str] = {
     "model": "chosen from the data",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from segweave.errors import InputError
 
 if TYPE_CHECKING:
-    from segweave.commands.check import SegmentationCheck
     from segweave.data.check_results import DatasetCheck
 
 
@@ -22,7 +21,7 @@ def tell_explain(paths: Sequence[Path], given: Mapping[str, object]) -> None:
         print(path)
 
 
-def tell_check(check: "DatasetCheck[SegmentationCheck]", given: Mapping[str, object]) -> None:
+def tell_check(check: "DatasetCheck", given: Mapping[str, object]) -> None:
     """Prints what a folder holds.
 
     Raises:

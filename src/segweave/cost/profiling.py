@@ -160,8 +160,7 @@ def profile_models(
         raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
     # all are made before any is measured: what can't be made is known at once
     networks = [
-        create_model(name, num_classes=num_classes, backbone=backbone, **options).to(device)
-        for name, options in wanted
+        create_model(name, num_classes=num_classes, backbone=backbone, **options).to(device) for name, options in wanted
     ]
     return [profile_network(one, size=size, batch=batch, rounds=rounds) for one in networks]
 
