@@ -1,11 +1,22 @@
-"""segweave: dense prediction with context. The public names; what trains and evaluates is imported when it is first
-used."""
+"""segweave: dense prediction with context. The public names, each imported when it is first used."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segweave.errors import InputError, TrainingError
-from segweave.models import create_model, list_models
+
+if TYPE_CHECKING:
+    from segweave.commands.demo import demo
+    from segweave.commands.evaluate import evaluate
+    from segweave.commands.explain import explain
+    from segweave.commands.predict import predict
+    from segweave.commands.profile import profile
+    from segweave.commands.train import train
+    from segweave.detection.prediction import detect
+    from segweave.models import create_model, list_models
+    from segweave.saving import load
+    from segweave.segmentation.prediction import segment
+    from segweave.tasks import open_dataset
 
 __all__ = [
     "InputError",
@@ -25,14 +36,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "create_model": "segweave.models",
     "demo": "segweave.commands.demo",
     "detect": "segweave.detection.prediction",
     "evaluate": "segweave.commands.evaluate",
     "explain": "segweave.commands.explain",
+    "list_models": "segweave.models",
     "load": "segweave.saving",
     "open_dataset": "segweave.tasks",
     "predict": "segweave.commands.predict",
-    "profile": "segweave.cost.profiling",
+    "profile": "segweave.commands.profile",
     "segment": "segweave.segmentation.prediction",
     "train": "segweave.commands.train",
 }
@@ -42,7 +55,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'segweave' has no attribute {name!r}")

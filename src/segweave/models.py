@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import TypeAdapter
 
+from segweave.docstrings import argument_texts
 from segweave.errors import InputError
-from segweave.nearest import nearest
+from segweave.nearest import known_and_nearest
 from segweave.networks.agln import AGLN
 from segweave.networks.backbones import Attention, Backbone
 from segweave.networks.deeplabv3 import DeepLabV3
@@ -25,7 +26,16 @@ from segweave.networks.rcnn import FasterRCNN, MaskRCNN
 from segweave.networks.ufp import UFP
 from segweave.typed_values import of_type
 
-__all__ = ["NETWORKS", "Network", "check_options", "create_model", "list_models", "model_options"]
+__all__ = [
+    "NETWORKS",
+    "ModelOption",
+    "Network",
+    "check_options",
+    "create_model",
+    "described_options",
+    "list_models",
+    "model_options",
+]
 
 NETWORKS: dict[str, type[Network]] = {
     "fcn": FCN,
@@ -54,7 +64,7 @@ def list_models(task: Literal["semantic", "detection", "instance"] | None = None
         InputError: The task is unknown.
     """
     if task not in (None, "semantic", "detection", "instance"):
-        raise InputError(f"task {task!r}: {nearest(str(task), ['semantic', 'detection', 'instance'])}")
+        raise InputError(f"task {task!r}: {known_and_nearest(str(task), ['semantic', 'detection', 'instance'])}")
     return [name for name, network_class in NETWORKS.items() if task is None or task in _tasks(network_class)]
 
 
@@ -84,7 +94,7 @@ def create_model(
     """
     network_class = NETWORKS.get(name)
     if network_class is None:
-        raise InputError(f"unknown model {name!r}: {nearest(name, list(NETWORKS))}")
+        raise InputError(f"unknown model {name!r}: {known_and_nearest(name, list(NETWORKS))}")
     most = network_class.most_classes
     if not isinstance(num_classes, int) or num_classes < 1 or (most is not None and num_classes > most):
         raise InputError(f"num_classes {num_classes!r}: expected {f'1 to {most}' if most else '1 or more'}")
@@ -106,9 +116,43 @@ def create_model(
     return network.to(memory_format=torch.channels_last)
 
 
+class ModelOption(NamedTuple):
+    """An option of a model.
+
+    Attributes:
+        kind: Its type, as annotated.
+        default: Its value if it isn't given.
+        text: What it means.
+    """
+
+    kind: Any
+    default: Any
+    text: str
+
+
+def described_options(name: str) -> dict[str, ModelOption]:
+    """The options of a model, as those describe them who take them."""
+    of_backbone, of_model = argument_texts(Backbone), argument_texts(_maker(name)) | argument_texts(NETWORKS[name])
+    options = {
+        "output_stride": ModelOption(int, NETWORKS[name].default_output_stride, of_backbone["output_stride"]),
+        "backbone_attention": ModelOption(Attention, "none", of_backbone["attention"]),
+    }
+    for parameter in _parameters(name):
+        group = parameter.default
+        if isinstance(group, Options):
+            texts = argument_texts(type(group))
+            options |= {
+                own.name: ModelOption(own.type, getattr(group, own.name), texts.get(own.name, ""))
+                for own in dataclasses.fields(group)
+            }
+        else:
+            options[parameter.name] = ModelOption(parameter.annotation, group, of_model.get(parameter.name, ""))
+    return options
+
+
 def model_options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults."""
-    return {option: known.default for option, known in _options(name).items()}
+    return {option: known.default for option, known in described_options(name).items()}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,37 +164,16 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: Names the option, and what is known instead.
     """
-    known = _options(name)
+    known = described_options(name)
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in known:
-            raise InputError(f"unknown option {option!r} of model {name!r}: {nearest(option, list(known))}")
+            raise InputError(f"unknown option {option!r} of model {name!r}: {known_and_nearest(option, list(known))}")
         try:
             checked[option] = of_type(TypeAdapter(known[option].kind), value, option)
         except InputError as error:
             raise InputError(f"option of model {name!r}: {error}") from error
     return checked
-
-
-class _Option(NamedTuple):
-    """An option of a model: its type, as annotated, and its default."""
-
-    kind: Any
-    default: Any
-
-
-def _options(name: str) -> dict[str, _Option]:
-    options = {
-        "output_stride": _Option(int, NETWORKS[name].default_output_stride),
-        "backbone_attention": _Option(Attention, "none"),
-    }
-    for parameter in _parameters(name):
-        group = parameter.default
-        if isinstance(group, Options):
-            options |= {own.name: _Option(own.type, getattr(group, own.name)) for own in dataclasses.fields(group)}
-        else:
-            options[parameter.name] = _Option(parameter.annotation, parameter.default)
-    return options
 
 
 def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,16 @@ def nearest(word: str, known: Sequence[str]) -> str:
         word: As given.
         known: The words that would have been right.
     """
-    lowered = {each.lower(): each for each in known}  # the papers write their names in capitals
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return f"did you mean {lowered[close[0]]}?" if close else f"expected one of {', '.join(known)}"
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+
+
+def known_and_nearest(word: str, known: Sequence[str]) -> str:
+    """The same where all known words are always told: few values of a choice, or names that users of Python look up.
+
+    Args:
+        word: As given.
+        known: The words that would have been right.
+    """
+    said, all_known = nearest(word, known), f"expected one of {', '.join(known)}"
+    return all_known if said == all_known else f"{all_known}; {said}"

@@ -47,7 +47,7 @@ def evaluate(
         scales: Factors by which the images are also seen larger and smaller, such as 0.5 0.75 1.0 1.25 1.5 1.75.
         flip: Whether each scale is also seen mirrored.
         random_views: How many times each image is seen at a random scale, mirrored or not by chance, in place of
-            scales and flip.
+            `scales` and `flip`.
         scale_range: The random scales are drawn evenly from between these two; from 0.5 to 2 if not given.
         seed: Of the random views.
         window: Height and width in pixels of a sliding window, for large images.
@@ -57,7 +57,7 @@ def evaluate(
         workers: Processes that load the images, for each of them.
         out: A JSON file to write the figures to.
         predictions: A JSON file to write the objects that were found to, in COCO's format for results.
-        overwrite: Whether out and predictions may replace files.
+        overwrite: Whether `out` and `predictions` may replace files.
 
     Raises:
         InputError: The run has no model, the data doesn't fit it, or an argument can't be used.

@@ -28,9 +28,9 @@ def train(
     Args:
         data: A folder with SPLIT/images and either SPLIT/masks or SPLIT/instances.json, or the name of a data set.
         out: The run folder.
-        config: A YAML file of settings (a recipe, or a run's config.yaml); data and other settings go before it.
-        resume: Whether to continue the run that is in out, with its own settings, from its last checkpoint.
-        overwrite: Whether to replace a run that is in out.
+        config: A YAML file of settings (a recipe, or a run's config.yaml); what is given beside it goes before it.
+        resume: Whether to continue the run that is in `out`, with its own settings, from its last checkpoint.
+        overwrite: Whether to replace a run that is in `out`.
         settings: Fields of `segweave.training.settings.RunSettings`; what isn't given is chosen and printed.
 
     Returns:

@@ -1,13 +1,10 @@
-"""What a network costs: parameters, multiply-adds, activation memory and latency; the function behind `segweave
-profile`."""
+"""What a network costs: parameters, multiply-adds, activation memory and latency."""
 
-import dataclasses
-import json as json_format
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,8 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segweave.cost.activation_memory import peak_activation_bytes
-from segweave.cost.paper_tables import FURTHER_TABLES, PAPER_TABLES, AddedCost, AddedCostTable, PaperTable
-from segweave.devices import choose_device
+from segweave.cost.paper_tables import AddedCost, AddedCostTable, PaperTable
 from segweave.errors import InputError
 from segweave.models import Network, create_model
 from segweave.networks.network import evaluating
@@ -80,120 +76,8 @@ class ComparedCost:
     paper: AddedCost | None
 
 
-@overload
-def profile(*, paper: Literal["ranet"], table: int | None = None, json: bool = False) -> list[ComparedCost]: ...
-
-
-@overload
-def profile(
-    models: Sequence[str] | str = (),
-    *,
-    backbone: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    num_classes: int | None = None,
-    size: tuple[int, int] | None = None,
-    batch: int = 1,
-    device: str = "auto",
-    rounds: int = 5,
-    paper: Literal["agln", "fpt"] | None = None,
-    table: int | None = None,
-    json: bool = False,
-) -> list[Profile]: ...
-
-
-def profile(
-    models: Sequence[str] | str = (),
-    *,
-    backbone: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    num_classes: int | None = None,
-    size: tuple[int, int] | None = None,
-    batch: int = 1,
-    device: str = "auto",
-    rounds: int = 5,
-    paper: Literal["agln", "ranet", "fpt"] | None = None,
-    table: int | None = None,
-    json: bool = False,
-) -> list[Profile] | list[ComparedCost]:
-    """Prints what networks cost, side by side, or a paper's table of costs with its figures beside ours.
-
-    Args:
-        models: Names of networks.
-        backbone: The timm model that all are built on; resnet50 if not given.
-        options: Options of `segweave.create_model`, for all of them.
-        num_classes: K; 21 if not given.
-        size: Height and width of the images in pixels; 512 x 512 if not given.
-        batch: Images at once, for memory and latency.
-        device: auto, cpu, cuda or mps.
-        rounds: Forward passes to time, after one that isn't counted.
-        paper: Instead of `models`: whose table to print, in its own setting: "agln" (Table VIII), "fpt" (Table 4), or
-            "ranet" (Table 3: what its context adds to fcn, for one image). Nothing runs, so that device and rounds
-            don't matter.
-        table: The number of another table of the paper: FPT's Table 1, of detectors.
-        json: Whether to print JSON instead of a table.
-
-    Returns:
-        What was measured of each network; for "ranet", each of the table's rows with ours.
-
-    Raises:
-        InputError: A model, an option, or a number can't be used.
-    """
-    names = [models] if isinstance(models, str) else list(models)
-    if (paper is None) == (not names):
-        raise InputError("profile: expected the names of one or more models, or --paper, and not both")
-    if batch < 1 or rounds < 1:
-        raise InputError(f"batch {batch} and rounds {rounds}: expected 1 or more")
-    kind = choose_device(device)
-    if paper is None and table is not None:
-        raise InputError(f"table {table}: expected a paper beside it")
-    printed = None if paper is None else _paper_table(paper, table)
-    if printed is not None and any(setting is not None for setting in (backbone, options, num_classes, size)):
-        raise InputError(
-            "profile: a paper's table has its own setting: expected no backbone, options, num_classes and size"
-        )
-    if isinstance(printed, AddedCostTable):
-        if batch != 1:
-            raise InputError(f"batch {batch}: expected 1, {printed.title} is for one image")
-        return _compare_costs(printed, json)
-    if printed is not None:
-        wanted = [(row.model, row.options) for row in printed.rows]
-        backbone, num_classes, size = printed.backbone, printed.num_classes, printed.size
-    else:
-        wanted = [(name, dict(options or {})) for name in names]
-        backbone = "resnet50" if backbone is None else backbone
-        num_classes = 21 if num_classes is None else num_classes
-        size = (512, 512) if size is None else size
-    if min(size) < 32:
-        raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
-    networks = (
-        create_model(name, num_classes=num_classes, backbone=backbone, **model_options)
-        for name, model_options in wanted
-    )
-    if printed is not None:
-        profiles = [_profile_without_running(one, size, batch) for one in networks]  # one after the other is made
-    else:
-        # all are made before any is measured: what can't be made is known at once
-        profiles = [profile_network(one.to(kind), size=size, batch=batch, rounds=rounds) for one in list(networks)]
-    if json:
-        print(json_format.dumps([dataclasses.asdict(one) for one in profiles], indent=2))
-    elif printed is not None:
-        _print_paper_table(Console(), printed, profiles)
-    else:
-        _print_profiles(Console(), profiles)
-    return profiles
-
-
-def _paper_table(paper: str, number: int | None) -> PaperTable | AddedCostTable:
-    if paper not in PAPER_TABLES:
-        raise InputError(f"paper {paper!r}: expected one of {', '.join(PAPER_TABLES)}")
-    tables = {table.number: table for table in (PAPER_TABLES[paper], *FURTHER_TABLES.get(paper, ()))}
-    if number is not None and number not in tables:
-        raise InputError(f"table {number} of paper {paper!r}: expected one of {', '.join(map(str, tables))}")
-    return PAPER_TABLES[paper] if number is None else tables[number]
-
-
-def _compare_costs(table: AddedCostTable, json: bool) -> list[ComparedCost]:
-    """Counts what a paper's methods add to its baseline, and prints it beside the paper's figures."""
+def compare_costs(table: AddedCostTable) -> list[ComparedCost]:
+    """Counts what a paper's methods add to its baseline. Nothing is run."""
     without = _counts(table, table.baseline, {})
     costs = []
     for row in table.rows:
@@ -203,11 +87,21 @@ def _compare_costs(table: AddedCostTable, json: bool) -> list[ComparedCost]:
             multiply_adds, parameters, memory = (count - before for count, before in zip(counts, without, strict=True))
             ours = AddedCost(multiply_adds=multiply_adds / 1e9, parameters=parameters / 1e6, memory=memory / 1e6)
         costs.append(ComparedCost(row.name, row.model, ours, row.paper))
-    if json:
-        print(json_format.dumps([dataclasses.asdict(one) for one in costs], indent=2))
-    else:
-        _print_compared_costs(Console(), table, costs)
     return costs
+
+
+def profile_paper(table: PaperTable, batch: int) -> list[Profile]:
+    """Counts what the networks of a paper's table cost, in its setting. Nothing is run.
+
+    Args:
+        table: The paper's.
+        batch: Images at once, for memory.
+    """
+    networks = (
+        create_model(row.model, num_classes=table.num_classes, backbone=table.backbone, **row.options)
+        for row in table.rows
+    )
+    return [_profile_without_running(one, table.size, batch) for one in networks]  # one after the other is made
 
 
 def _counts(table: AddedCostTable, model: str, options: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -236,6 +130,39 @@ def _profile_without_running(network: Network, size: tuple[int, int], batch: int
         with evaluating(network), torch.no_grad():
             inference = peak_activation_bytes(counted, images)
     return _profile(network, size, batch, multiply_adds, {"training": kept, "inference": inference}, None)
+
+
+def profile_models(
+    wanted: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    backbone: str,
+    num_classes: int,
+    size: tuple[int, int],
+    batch: int,
+    rounds: int,
+    device: str,
+) -> list[Profile]:
+    """Makes networks and measures them.
+
+    Args:
+        wanted: The name and the options of each.
+        backbone: The timm model that all are built on.
+        num_classes: K.
+        size: Height and width of the images in pixels.
+        batch: Images at once, for memory and latency.
+        rounds: Forward passes to time, after one that isn't counted.
+        device: Where they run.
+
+    Raises:
+        InputError: A network can't be made of these, or the images are too small for any.
+    """
+    if min(size) < 32:
+        raise InputError(f"size {list(size)}: expected a height and a width from 32 up")
+    # all are made before any is measured: what can't be made is known at once
+    networks = [
+        create_model(name, num_classes=num_classes, backbone=backbone, **options).to(device) for name, options in wanted
+    ]
+    return [profile_network(one, size=size, batch=batch, rounds=rounds) for one in networks]
 
 
 def profile_network(
@@ -325,7 +252,8 @@ def _median_latency(network: Network, images: Tensor, rounds: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
+def print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
+    """Prints what networks cost, side by side."""
     first = profiles[0]
     height, width = first.size
     options = "".join(f", {name}={value}" for name, value in first.options.items())
@@ -348,7 +276,8 @@ def _print_profiles(console: Console, profiles: Sequence[Profile]) -> None:
     console.print(f"\n{COUNTED}", style="dim", highlight=False)
 
 
-def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[Profile]) -> None:
+def print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[Profile]) -> None:
+    """Prints what the networks of a paper's table cost, beside the paper's figures."""
     height, width = paper.size
     console.print(f"{paper.title}: {paper.backbone}, {paper.num_classes} classes, {height} x {width}\n")
     table = Table("", "parameters", "paper", "", "multiply-\nadds", "paper", "", "matrix\nproducts", box=None)
@@ -374,7 +303,8 @@ def _print_paper_table(console: Console, paper: PaperTable, profiles: Sequence[P
     )
 
 
-def _print_compared_costs(console: Console, paper: AddedCostTable, costs: Sequence[ComparedCost]) -> None:
+def print_compared_costs(console: Console, paper: AddedCostTable, costs: Sequence[ComparedCost]) -> None:
+    """Prints what methods add to a network, beside the paper's figures."""
     height, width = paper.size
     console.print(
         f"{paper.title}, what methods add to {paper.baseline}: {paper.backbone}, {paper.num_classes} classes, "

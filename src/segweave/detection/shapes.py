@@ -11,8 +11,9 @@ from segweave.detection.dataset import DetectionDataset, DetectionSample, detect
 
 
 class ShapesDetectionDataset(DetectionDataset):
-    """The drawings of the embedded data set and their things: what can be counted, as far as it is
-    visible. No pixel belongs to two of them, and none is a group.
+    """The things on the drawings of the embedded data set: what can be counted, as far as it is visible.
+
+    No pixel belongs to two of them, and none is a group.
 
     Args:
         split: "train" or "val"; they share no drawing.

@@ -20,7 +20,7 @@ VOID = 11
 
 
 class CamVid(FolderDataset):
-    """A split of CamVid.
+    """A split of CamVid, street scenes in 11 classes, in its own folders or the SegNet tutorial's.
 
     Two folder trees are recognised: ROOT/SPLIT/images and ROOT/SPLIT/masks, and the SegNet tutorial's own, where the
     images lie in ROOT/SPLIT and the masks in ROOT/SPLITannot (`train` and `trainannot`, `val` and `valannot`, ...).

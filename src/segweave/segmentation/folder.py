@@ -29,7 +29,7 @@ from segweave.segmentation.description import describe
 
 
 class FolderDataset(SegmentationDataset):
-    """A split of a user's own data set, in the folder tree at the top of this file.
+    """A split of a user's own images with masks. The folder tree is at the top of this file.
 
     Without names for the classes there are as many as the palette has colours, or, without a palette either, as the
     masks of all splits have values (0 to the greatest one found); they are called "class 0", "class 1" and so on.

@@ -28,8 +28,8 @@ class RunSettings:
         train_split: The split to train on.
         val_split: The split that is validated on, and by which the best weights are chosen.
         check: Whether every file of the data is read and checked before the first step.
-        model: The network (see `segweave models`). If it isn't given, pan for masks of classes, mask_rcnn for objects
-            with masks, faster_rcnn for objects without.
+        model: The network; `segweave models` lists them. If it isn't given, pan for masks of classes, mask_rcnn for
+            objects with masks, faster_rcnn for objects without.
         backbone: A timm model: resnet18, resnet50, resnet101s, convnext_tiny, ...
         pretrained: Whether the backbone starts from timm's weights (needs a network) or from random ones.
         freeze_backbone: Whether the backbone stays as it starts: it isn't trained, and its batch norm keeps its
@@ -37,15 +37,15 @@ class RunSettings:
         freeze_batch_norm: Whether the backbone's batch norm keeps its statistics and factors while the rest of it is
             trained, as detectors do whose batches are small. Of use with `pretrained`, or with `init_from`.
         init_from: A run whose weights the network starts from, as far as they fit; what doesn't is told.
-        options: The network's own options, such as output_stride (see `segweave models`).
+        options: The network's own options, such as output_stride; `segweave models MODEL` lists them.
         epochs: Passes over the training split.
         batch_size: Images a step, over all processes.
-        crop_size: Height and width in pixels of the training crops; None for objects, whose images are seen whole.
+        crop_size: Height and width in pixels of the training crops. Of objects the images are seen whole.
         short_edge: Length in pixels of the short edge to which images are resized first, in training and evaluation; 0
             for their own size. If it isn't given but `short_edges` is, evaluation takes the middle one of these, of two
             in the middle the longer.
         short_edges: Lengths in pixels. Each training image is resized to a short edge that is drawn from these, before
-            the random scale; `short_edge` is for evaluation alone then. None for `short_edge` in training too.
+            the random scale; `short_edge` is for evaluation alone then. If they aren't given, it is for both.
         long_edge: For objects, the largest length in pixels of the long edge: an image whose long edge would get longer
             is made smaller; 0 for no limit.
         scale_range: Images are scaled by a random factor between these two.
@@ -61,9 +61,11 @@ class RunSettings:
             tenth of what it was.
         warmup_steps: Steps over which the learning rate rises from 0.
         accumulate: Batches whose gradients are added up before each step.
-        clip_gradient: Largest norm of the gradient; None for no limit.
-        ema: Decay of the moving average of the weights that is validated and saved, such as 0.999; None for none.
-        early_stopping: Validations without a better score (mean IoU, or AP) after which the run stops; None for never.
+        clip_gradient: Largest norm of the gradient; no limit if it isn't given.
+        ema: Decay of the moving average of the weights that is validated and saved, such as 0.999; the weights
+            themselves are if it isn't given.
+        early_stopping: Validations without a better score (mean IoU, or AP) after which the run stops; it goes to the
+            end if this isn't given.
         validate_every: Epochs between two validations; each also saves a checkpoint.
         precision: 32, bf16-mixed or 16-mixed.
         device: auto, cpu, cuda or mps.

@@ -1,0 +1,119 @@
+"""What is said of words that can't be used, in one line: what was given, and the nearest that would be right."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from cyclopts import (
+    CombinedShortOptionError,
+    CycloptsError,
+    MissingArgumentError,
+    RepeatArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from segweave.cli.arguments import Argument
+from segweave.cli.commands import COMMANDS
+from segweave.cli.spellings import PEER_COMMANDS, PEERS
+from segweave.errors import InputError
+from segweave.nearest import nearest
+
+
+def unknown_command(words: Sequence[str]) -> InputError:
+    """What is said of words that begin with no command."""
+    word = words[0]
+    if word == "data":
+        said = f"unknown command 'data {words[1]}'" if len(words) > 1 else "data"
+        return InputError(f"{said}: expected data check DIR")
+    if word.startswith("-"):
+        return InputError(f"{word}: expected a command first, as in segweave train --help: one of {_commands()}")
+    meant = PEER_COMMANDS.get(word)
+    said = f"did you mean {meant}?" if meant else nearest(word, [each.split()[0] for each in COMMANDS])
+    return InputError(f"unknown command {word!r}: {said}")
+
+
+def _commands() -> str:
+    return ", ".join(COMMANDS)
+
+
+def complaint(command: str, error: CycloptsError, arguments: Mapping[str, Argument]) -> InputError:
+    """One line about words of a command that cyclopts can't bind.
+
+    Args:
+        command: Its name.
+        error: What cyclopts says.
+        arguments: What the command takes.
+    """
+    cause = error.__cause__
+    if isinstance(cause, InputError):  # raised in reading a value
+        return cause
+    if isinstance(error, UnknownOptionError | CombinedShortOptionError):
+        token = getattr(error, "token", None)
+        word = (token.keyword or token.value) if token is not None else _first(error.unused_tokens)
+        return unknown_flag(command, word, arguments)
+    known = _argument(error, arguments)
+    if isinstance(error, RepeatArgumentError):
+        return InputError(f"{_called(error, known)}: given twice: expected it once")
+    if isinstance(error, MissingArgumentError) and known is not None:
+        return _missing(command, error, known)
+    if isinstance(error, UnusedCliTokensError):
+        return InputError(f"{_first(error.unused_tokens)}: expected nothing more{_taken(command, arguments)}")
+    if known is not None and known.kind.named:
+        words = [] if error.argument is None else [token.value for token in error.argument.tokens]
+        return InputError(
+            " ".join([known.flag, *words]) + f": expected a name and a value, as in {known.flag}.NAME VALUE"
+        )
+    return InputError(" ".join(str(error).split()))
+
+
+def unknown_flag(command: str, flag: str, arguments: Mapping[str, Argument]) -> InputError:
+    """What is said of a flag that a command doesn't have: what it is called here, or the nearest."""
+    flags = [name for each in arguments.values() for name in each.flags]
+    word = flag.partition("=")[0]
+    name = word.lstrip("-").replace("_", "-")
+    theirs = PEERS.get(name)
+    begun = [each for each in flags if each.startswith(f"--{name}")]
+    if theirs is not None and theirs.split()[0].partition(".")[0] in [*flags, *_positional(arguments)]:
+        said = f"did you mean {theirs}?"
+    elif len(begun) == 1:
+        said = f"did you mean {begun[0]}?"
+    elif begun:
+        said = f"expected one of {', '.join(begun)}"
+    elif flags:
+        near = get_close_matches(name, [each[2:] for each in flags], n=1)
+        said = f"did you mean --{near[0]}?" if near else f"segweave {command} --help tells what there is"
+    else:
+        said = "expected no flags"
+    return InputError(f"unknown flag {word}: {said}")
+
+
+def _positional(arguments: Mapping[str, Argument]) -> list[str]:
+    return [each.flag for each in arguments.values() if each.positional]
+
+
+def _missing(command: str, error: MissingArgumentError, argument: Argument) -> InputError:
+    given, kind = list(error.tokens_so_far), argument.kind
+    if error.keyword is None and not given:
+        shown = argument.flag if argument.positional else f"{argument.flag} {argument.value}"
+        return InputError(f"{argument.flag} is missing: expected {shown}; segweave {command} --help has examples")
+    said = f"{' '.join([error.keyword or argument.flag, *given])}: expected {kind.expected}"
+    if given and kind.words is not None:
+        said += f", such as {argument.flag} {' '.join(given[-1:] * kind.words)}"
+    return InputError(said)
+
+
+def _argument(error: CycloptsError, arguments: Mapping[str, Argument]) -> Argument | None:
+    return None if error.argument is None else arguments.get(error.argument.field_info.name)
+
+
+def _called(error: RepeatArgumentError, argument: Argument | None) -> str:
+    return error.token.keyword or (argument.flag if argument is not None else error.token.value)
+
+
+def _first(words: Sequence[str] | None) -> str:
+    return words[0] if words else ""
+
+
+def _taken(command: str, arguments: Mapping[str, Argument]) -> str:
+    positional = _positional(arguments)
+    return f" after segweave {command} {' '.join(positional)}" if positional else f"; {command} takes flags alone"
