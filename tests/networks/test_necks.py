@@ -148,15 +148,15 @@ class TestTransformedPyramid:
     @pytest.mark.parametrize(
         ("options", "parts"),
         [
-            ({"grounding": "none", "rendering": False}, {"st"}),
-            ({"self_transformer": False, "rendering": False}, {"gts"}),
-            ({"self_transformer": False, "grounding": "none"}, {"rts"}),
-            ({"rendering": False}, {"st", "gts"}),
-            ({}, {"st", "gts", "rts"}),
+            ({"grounding": "none", "rendering": False}, ("st",)),
+            ({"self_transformer": False, "rendering": False}, ("gts",)),
+            ({"self_transformer": False, "grounding": "none"}, ("rts",)),
+            ({"rendering": False}, ("st", "gts")),
+            ({}, ("st", "gts", "rts")),
         ],
         ids=str,
     )
-    def test_has_the_transformers_that_are_asked_for(self, options: dict[str, Any], parts: set[str]) -> None:
+    def test_has_the_transformers_that_are_asked_for(self, options: dict[str, Any], parts: tuple[str, ...]) -> None:
         neck = make("fpt", **options)
         names = {name.split(".")[3] for name, _ in neck.named_parameters() if name.startswith("transformer.levels.")}
         assert names == {"fuse", *parts}

@@ -1,6 +1,7 @@
 """The arguments of a command as cyclopts sees them: a signature whose annotations hold flags, headings and help."""
 
 import inspect
+import operator
 import types
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
@@ -61,7 +62,7 @@ def _parameter(
 ) -> inspect.Parameter:
     kind = argument.kind
     names = {each.name: each for each in others}
-    shown = argument.shown_default
+    shown, hint = argument.shown_default, _annotation(kind)
 
     def read(_: type, tokens: Sequence[Token]) -> object:
         return argument.read([token.value for token in tokens])
@@ -82,7 +83,8 @@ def _parameter(
         argument.name,
         inspect.Parameter.POSITIONAL_ONLY if argument.positional else inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if argument.required else argument.default,
-        annotation=Annotated[_annotation(kind), parameter],
+        # cyclopts looks at defaults too, where pydantic is imported already
+        annotation=Annotated[hint if argument.required else operator.or_(hint, None), parameter],
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segweave.networks.network import Labelling, SegmentationNetwork
+from segweave.networks.network import Labelling, Network, SegmentationNetwork
 from segweave.reports.page import Page
 from segweave.segmentation import camvid, choices
 from segweave.segmentation.camvid import CamVid
@@ -88,6 +88,10 @@ class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationRe
 
     def deciding(self, network: SegmentationNetwork) -> str:
         return "mean_iou"
+
+    def require_options(self, options: EvaluationOptions | PredictionOptions, network: Network, where: str) -> None:
+        super().require_options(options, network, where)
+        inference_of(options, required_labelling(network))  # a value that can't be used is refused before data is read
 
     def evaluator(
         self, network: SegmentationNetwork, dataset: SegmentationDataset, options: EvaluationOptions
