@@ -154,7 +154,7 @@ class TestTransformedPyramid:
             ({"rendering": False}, {"self_transformer", "grounding"}),
             ({}, {"self_transformer", "grounding", "rendering"}),
         ],
-        ids=str,
+        ids=lambda value: str(value) if isinstance(value, dict) else ", ".join(sorted(value)),
     )
     def test_has_the_transformers_that_are_asked_for(self, options: dict[str, Any], parts: set[str]) -> None:
         neck = make("fpt", **options)
