@@ -154,7 +154,7 @@ class TestTransformedPyramid:
             ({"rendering": False}, ("st", "gts")),
             ({}, ("st", "gts", "rts")),
         ],
-        ids=str,
+        ids=lambda value: str(value) if isinstance(value, dict) else ", ".join(sorted(value)),
     )
     def test_has_the_transformers_that_are_asked_for(self, options: dict[str, Any], parts: tuple[str, ...]) -> None:
         neck = make("fpt", **options)
