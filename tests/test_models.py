@@ -264,6 +264,6 @@ class TestOptions:
             create_model("pan", num_classes=3, backbone="test_resnet", **options)
 
     def test_none_only_where_it_means_something(self) -> None:
-        with pytest.raises(InputError, match="option of model 'pan': pooling None: expected a value"):
+        with pytest.raises(InputError, match="option of model 'pan': pooling None: expected one of 'average', 'max'"):
             create_model("pan", num_classes=3, backbone="test_resnet", pooling=None)
         create_model("pan", num_classes=3, backbone="test_resnet", global_pooling=None)

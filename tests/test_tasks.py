@@ -12,6 +12,7 @@ import segweave
 from segweave.detection.coco import CocoDataset
 from segweave.detection.shapes import ShapesDetectionDataset
 from segweave.errors import InputError
+from segweave.networks.network import Labelling
 from segweave.segmentation.camvid import CamVid
 from segweave.segmentation.folder import FolderDataset
 from segweave.segmentation.shapes import ShapesSegmentationDataset
@@ -141,13 +142,16 @@ def test_the_task_of_a_network_is_found_by_its_name_and_by_itself() -> None:
 def test_a_task_refuses_the_options_of_another(task: AnyTask) -> None:
     name = task.default_model(open_dataset("shapes", split="val", task=task.name))
     network = segweave.create_model(name, num_classes=3, backbone="test_resnet", pretrained=False)
+    network.labelling = Labelling(("a", "b", "c"), ((0, 0, 0),) * 3)
+    usable = {"scales": [1.0], "window": (64, 64), "scale_range": (0.5, 2.0), "flip": False, "random_views": 0}
     for kind, known in ((EvaluationOptions, task.evaluation_options), (PredictionOptions, task.prediction_options)):
         names = {field.name for field in fields(kind)}
         assert known
         assert known < names
-        own: dict[str, Any] = dict.fromkeys(known, 1)
         every: dict[str, Any] = dict.fromkeys(names, 1)
-        task.require_options(kind(**own), network, "RUN")
+        for option in known:
+            beside = {"random_views": 1} if option in ("scale_range", "seed") else {}
+            task.require_options(kind(**{option: usable.get(option, 1), **beside}), network, "RUN")
         others = [each.name for each in fields(kind) if each.name not in known]
         with pytest.raises(InputError) as raised:
             task.require_options(kind(**every), network, "RUN")

@@ -74,7 +74,7 @@ def test_what_is_taken(given: dict[str, object], expected: object) -> None:
         ({"back": 2}, "back 2: expected true or false"),
         ({"size": 3}, "size 3: expected a list of values"),
         ({"size": "3 4"}, "size 3 4: expected a list of values"),
-        ({"size": [3]}, "size [3]: expected more values"),
+        ({"size": [3]}, "size [3]: expected 2 values, not 1"),
         ({"size": [3, 4, 5]}, "size [3, 4, 5]: expected 2 values, not 3"),
         ({"size": [3, "b"]}, "size b: expected a whole number"),
         ({"edges": [1, "b"]}, "edges b: expected a number"),

@@ -11,8 +11,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
         word: As given.
         known: The words that would have been right.
     """
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+    as_written = {each.lower(): each for each in reversed(known)}
+    close = difflib.get_close_matches(word.lower(), as_written, n=1, cutoff=0.6)
+    return f"did you mean {as_written[close[0]]}?" if close else f"expected one of {', '.join(known)}"
 
 
 def known_and_nearest(word: str, known: Sequence[str]) -> str:

@@ -44,10 +44,24 @@ class Variant:
             "ranet": ("region_attention_at",),
             "ufp": ("attention_at",) if self.options.get("object_context") else (),
             "fpt": looked_at_by_fpt(**self.options),
+            "pan": looked_at_by_pan(**self.options),
+            "agln": looked_at_by_agln(**self.options),
         }.get(self.name, ())
 
     def create(self) -> SegmentationNetwork:
         return create_model(self.name, num_classes=NUM_CLASSES, backbone=self.backbone, **self.options)
+
+
+def looked_at_by_pan(
+    *, attention: str | None = "pyramid", global_attention_upsample: bool = True, global_context: bool = True, **_: Any
+) -> tuple[str, ...]:
+    gaus = ("gau_at_res4", "gau_at_res3", "gau_at_res2") if global_attention_upsample and global_context else ()
+    return (*(["attention_at"] if attention == "pyramid" else []), *gaus)
+
+
+def looked_at_by_agln(*, dense: bool = True, **_: Any) -> tuple[str, ...]:
+    stages = {"res4": 1, "res3": 2 if dense else 1, "res2": 3 if dense else 1}
+    return tuple(f"attention_{n}_at_{stage}" for stage, count in stages.items() for n in range(1, count + 1))
 
 
 PAN_EXPLAINED = ("attention", "gate_res4", "gate_res3", "gate_res2")

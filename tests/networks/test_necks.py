@@ -206,9 +206,33 @@ class TestTransformedPyramid:
         torch.testing.assert_close(explained["self_attention_level1"].sum(), torch.tensor(1.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["bfp", "fpn", "bpa"])
-def test_other_necks_explain_nothing(name: NeckName) -> None:
-    assert make(name).explain(some_maps(SIZES[1]), torch.zeros(2, 3, 60, 36), at=(0, 0)) == {}
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("bfp", []),
+        ("fpn", [(source, level) for level in range(1, 5) for source in range(level + 1, 6)]),
+        ("bpa", [(source, level) for level in range(1, 5) for source in range(2, 6)]),
+    ],
+    ids=["bfp", "fpn", "bpa"],
+)
+def test_other_necks_explain_their_levels_and_what_they_see(name: NeckName, sources: list[tuple[int, int]]) -> None:
+    neck, maps = make(name), some_maps(SIZES[1])
+    explained = neck.explain(maps, torch.zeros(2, 3, 60, 36), at=(0, 0))
+    levels = neck.levels(maps)
+    for number, level in enumerate(levels, start=1):
+        torch.testing.assert_close(explained[f"level{number}"], level)
+    looks = {key: look for key, look in explained.items() if key.startswith("influence")}
+    assert set(neck.explain(maps, torch.zeros(2, 3, 60, 36))) == set(explained) - set(looks)
+    assert set(looks) == {f"influence_from_res{source}_level{level}" for source, level in sources}
+    for key, look in looks.items():
+        source, level = int(key[18]), int(key[-1])
+        assert look.shape[2:] == maps[source - 2].shape[2:]
+        inputs = [x.clone().requires_grad_() for x in maps]
+        length = neck.levels(inputs)[level - 1][:, :, 0, 0].norm(dim=1).sum()
+        (gradient,) = torch.autograd.grad(length, inputs[source - 2], allow_unused=True, materialize_grads=True)
+        naive = gradient.abs().sum(dim=1, keepdim=True)
+        expected = naive / naive.sum(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(naive.dtype).tiny)
+        torch.testing.assert_close(look, expected)
 
 
 def test_unknown_neck() -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from segweave.ops import (
+    divergences_numba,
     group_regions,
     jensen_shannon_divergence,
     regions,
-    regions_numba,
     representative_scores,
 )
 from tests.networks.ranet_transcription import (
@@ -285,7 +285,7 @@ def test_compiled_logarithms(dtype: torch.dtype) -> None:
     exponents = torch.linspace(-125.9, 0, 100_000, dtype=torch.float64)
     values = torch.cat([2**exponents, 1 - 2.0 ** torch.arange(-20, 0), torch.ones(1)]).to(dtype)
     maps = torch.cat([values, torch.zeros(1, dtype=dtype)]).view(1, 1, 1, -1)
-    logarithms = torch.from_numpy(regions_numba._logarithms(maps.numpy())).flatten()
+    logarithms = torch.from_numpy(divergences_numba.logarithms_of(maps.numpy())).flatten()
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(logarithms[:-1].double(), values.double().log2(), rtol=tolerance, atol=0)
     assert logarithms[-2] == 0

@@ -178,10 +178,10 @@ def test_every_detection_that_was_kept_is_drawn(monkeypatch):
     monkeypatch.setattr(network, "find", find)
     found = segweave.detect(network, GREY, score=0.2)
     assert found.scores.tolist() == pytest.approx([0.9, 0.3])
-    picture = np.asarray(found.picture())
+    picture = np.asarray(found.overlay())
     assert coloured(picture[60, 50:150], PALETTE[0]).all(), "the one of score 0.3"
     assert not coloured(picture, PALETTE[1]).any()
-    surer = np.asarray(segweave.detect(network, GREY).picture())
+    surer = np.asarray(segweave.detect(network, GREY).overlay())
     assert not coloured(surer, PALETTE[0]).any()
 
 

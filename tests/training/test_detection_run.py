@@ -189,8 +189,8 @@ def test_explain_draws_what_fpt_used(
     assert maps["transformed_level1"].shape == (16, 10, 14)  # 48x64 resized to 40x53, at stride 4, without padding
     attention = maps["grounding_from_level4_level1"]
     assert attention.sum() == pytest.approx(1, abs=1e-4)
-    with pytest.raises(InputError, match="explains nothing"):
-        segweave.explain(detection_run, image, out=tmp_path / "none")
+    (sheet,) = segweave.explain(detection_run, image, out=tmp_path / "fpn", maps=True, device="cpu")
+    assert set(np.load(sheet.with_suffix(".npz"))) == {"level1", "level2", "level3", "level4"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 
-class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision says no types
+class RandomScale(v2.Transform):
     """Resizes by a factor drawn uniformly from a range (PAN: "random scaling between 0.5 and 2").
 
     Args:

@@ -30,8 +30,7 @@ _YEARS = ("2017", "2014")
 
 
 class CocoDataset(DetectionDataset):
-    """A split of MS-COCO, or of a user's own images with annotations in its format. The folder trees are at the top of
-    this file.
+    """A split of MS-COCO, or of a user's own images in its format, in a folder tree of those at the top of this file.
 
     Masks may be polygons or run lengths, ids of categories may have gaps, images may have no objects. Boxes are clipped
     to their image. A file in which no annotation at all has a mask is for detectors of boxes: see `has_masks`.

@@ -6,20 +6,13 @@ text leaves open, and how we read it (the parameters and multiply-adds of Table 
 
 - Everything that AGLN shares with its baseline FPN is as in `segweave.networks.fpn`.
 - Eq. 1 and 2: the 1x1 convolutions (phi, theta; varphi) have a bias and no batch norm.
-- Eq. 4 as printed multiplies a (C, HW) by a (C, C) matrix. The affinity is that of decoder channels with encoder
-  channels; its softmax runs over the encoder's channels, and each resampled channel is the mean of the encoder's that
-  this weights.
-- The affinity of Eq. 4 sums over all pixels, so that its softmax has a single winner at any usual size. It is divided
-  by the number of pixels, which was measured to train better (docs/results.md) and means the same at every size;
-  `affinity_scaling` can divide it by the root of the number, or leave it as printed.
-- As printed, the encoder's map B reaches the decoder through Eq. 4 alone. Trained from random weights, its softmax
-  mixes all channels nearly evenly for long, their detail is lost, and AGLN stays below FPN (docs/results.md). So we add
-  B itself: ``G = B + gamma F sigmoid(M)``, gamma learned from 0. DANet's channel attention, which the paper derives
-  Eq. 4 from, has such a shortcut, and so has the authors' release. `shortcut=False` is Eq. 5 as printed.
+- Eq. 4 as printed multiplies a (C, HW) by a (C, C) matrix. Its softmax runs over the encoder's channels, and each
+  resampled channel is the mean of the encoder's that this weights. `affinity_scaling` divides the affinity, a sum over
+  pixels, by their number, by its root, or by nothing, as printed.
+- `shortcut` adds the encoder's map B itself: ``G = B + gamma F sigmoid(M)``, gamma learned from 0, as in the authors'
+  release and in DANet's channel attention, which Eq. 4 is derived from. Without it Eq. 5 is as printed.
 - AGLN-minus (Tables IV and V) leaves out the refinement and nothing else: Eq. 6 with the encoder's map itself.
-- Densely connected decoder (Figure 4b): the semantic aggregation block runs on each of the first three stages, and
-  every later stage takes the descriptors of all stages before it, the oldest first: 1, 2 and 3 context fusion blocks at
-  strides 16, 8 and 4.
+- Densely connected decoder (Figure 4b): every stage takes the descriptors of all stages before it, the oldest first.
 - AGLN-Lite has a depthwise 3x3 and a 1x1 convolution, then batch norm and ReLU, for each 3x3 of the fusion blocks.
 """
 
@@ -40,11 +33,8 @@ from segweave.networks.network import SegmentationNetwork, position_of
 
 STAGES = ("res4", "res3", "res2")
 """The encoder maps that the decoder's stages after the first take in, from coarse to fine."""
-
 STRAIGHT_BLOCKS = (("1_1",), ("1_2",), ("1_3",))
-"""The context fusion blocks of each of these stages, named as in Figure 4: CFB n_k is the k-th that is given the
-descriptors of SAB n. Those of the straight decoder (Figure 4a)."""
-
+"""The context fusion blocks of each stage in the straight decoder (Figure 4a), named as there: n_k is SAB n's k-th."""
 DENSE_BLOCKS = (("1_1",), ("1_2", "2_1"), ("1_3", "2_2", "3_1"))
 """Those of the densely connected decoder (Figure 4b)."""
 

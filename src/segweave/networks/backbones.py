@@ -7,7 +7,8 @@ import timm
 import timm.data
 import torch
 import torch.nn.functional as F
-from timm.layers import GlobalContext, NonLocalAttn
+from timm.layers.global_context import GlobalContext
+from timm.layers.non_local_attn import NonLocalAttn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

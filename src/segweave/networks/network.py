@@ -78,7 +78,7 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
-        self.register_load_state_dict_pre_hook(_rename_former)
+        self.register_load_state_dict_pre_hook(_rename_former)  # type: ignore[no-untyped-call]  # torch's
 
     @classmethod
     def current_name(cls, name: str) -> str:
