@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from segweave.docstrings import argument_texts
 from segweave.errors import InputError
-from segweave.nearest import known_and_nearest
+from segweave.nearest import known_and_nearest, nearest
 from segweave.networks.agln import AGLN
 from segweave.networks.backbones import Attention, Backbone
 from segweave.networks.deeplabv3 import DeepLabV3
@@ -168,7 +168,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in known:
-            raise InputError(f"unknown option {option!r} of model {name!r}: {known_and_nearest(option, list(known))}")
+            raise InputError(f"unknown option {option!r} of model {name!r}: {nearest(option, list(known))}")
         try:
             checked[option] = of_type(TypeAdapter(known[option].kind), value, option)
         except InputError as error:

@@ -165,7 +165,7 @@ def test_stopped_and_resumed(
 def test_interrupted(tmp_path: Path, folder: Path, settings: dict[str, Any]) -> None:
     run = tmp_path / "run"
     words = ["--data", str(folder), "--out", str(run), *flags({**settings, "epochs": 50})]
-    status, printed = stop_after_rows(run, words, 1, signal.SIGINT)
+    status, printed = stop_after_rows(run, words, 2, signal.SIGINT)  # after the first checkpoint
     assert status == 130
     assert printed.strip().splitlines()[-1] == "segweave: interrupted; the run continues with --resume"
     assert "Traceback" not in printed
