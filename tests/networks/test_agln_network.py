@@ -18,10 +18,13 @@ from tests.networks.agln_transcription import (
     make_irregular,
     naive_agln,
     naive_decoder,
+    naive_descriptor_map,
+    naive_descriptors,
+    naive_fusion,
     sigmoid,
 )
 from tests.networks.test_fpn import naive_fpn, naive_laterals
-from tests.networks.transcription import assert_same_outputs_and_gradients, convolve
+from tests.networks.transcription import assert_same_outputs_and_gradients, convolve, upsample
 
 STRAIGHT = {"dense": False}
 MINUS = {**STRAIGHT, "channel_resampling": False, "spatial_gating": False}
@@ -192,6 +195,40 @@ class TestAGLN:
         assert explained.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(explained[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+    @pytest.mark.parametrize("dense", [True, False], ids=["dense", "straight"])
+    @pytest.mark.parametrize("at", [(0, 0), (32, 17)], ids=str)
+    def test_explains_where_a_pixel_s_descriptors_were_gathered(self, at: tuple[int, int], dense: bool) -> None:
+        """Eq. 1 and 2 in one: what a pixel is given is the sum of phi(X), weighted by what is explained."""
+        network = make_irregular(make_agln(dense=dense, descriptors=8)).eval()
+        images = torch.randn(2, 3, 40, 33, dtype=torch.float64)
+        with torch.no_grad():
+            explained, without = network.explain(images, at), network.explain(images)
+            res2, res3, res4, x = naive_laterals(network.laterals, network.backbone(images))
+            at_16, at_8, at_4 = naive_decoder(network, x, res4, res3, res2, dense=dense)
+            sources = [x, at_16["output"], at_8["output"]]
+            described = [naive_descriptors(sab, source) for sab, source in zip(network.sabs, sources, strict=False)]
+            decoder_maps = {("1_1", "res4"): upsample(x, res4), ("1_2", "res3"): upsample(sources[1], res3)}
+            decoder_maps["1_3", "res2"] = upsample(sources[2], res2)
+            if dense:
+                first = naive_fusion(network.cfbs["1_3"], described[0], decoder_maps["1_3", "res2"], res2)
+                decoder_maps["2_1", "res3"] = at_8["decoder"]
+                decoder_maps["2_2", "res2"] = first["output"]
+                decoder_maps["3_1", "res2"] = at_4["decoder"]
+            names = {f"attention_{name[0]}_at_{stage}" for name, stage in decoder_maps}
+            assert explained.keys() - without.keys() == names
+            for (name, stage), decoder_map in decoder_maps.items():
+                number = int(name[0]) - 1
+                row, column = (
+                    int((at[1] + 0.5) * decoder_map.shape[2] / 40),
+                    int((at[0] + 0.5) * decoder_map.shape[3] / 33),
+                )
+                given = naive_descriptor_map(network.cfbs[name].sdm, described[number], decoder_map)[:, :, row, column]
+                look = explained[f"attention_{name[0]}_at_{stage}"]
+                features = convolve(sources[number], network.sabs[number].features)
+                assert look.shape == (2, 1, *features.shape[2:])
+                torch.testing.assert_close((features * look).sum(dim=(2, 3)), given, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(look.sum(dim=(1, 2, 3)), torch.ones(2, dtype=torch.float64))
 
 
 class TestTableVIII:

@@ -308,3 +308,37 @@ class TestPAN:
             torch.testing.assert_close(explained["gate_res4"], network.gaus[0].gate(high))
             high = network.gaus[0](res4, high)
             torch.testing.assert_close(explained["gate_res3"], network.gaus[1].gate(high))
+
+    @pytest.mark.parametrize("at", [(0, 0), (47, 20), (30, 32)], ids=str)
+    def test_explains_what_a_pixel_depends_on(self, at: tuple[int, int]) -> None:
+        network = make_irregular(make_pan(attention_channels=None)).eval()
+        images = torch.randn(2, 3, 33, 48, dtype=torch.float64)
+        column, row = (at[0] + 0.5) / 48, (at[1] + 0.5) / 33
+
+        def shares(output: Tensor, x: Tensor) -> Tensor:
+            """How much the vector where the pixel is grows with each position of x."""
+            vectors = output[:, :, int(row * output.shape[2]), int(column * output.shape[3])]
+            (gradient,) = torch.autograd.grad((vectors**2).sum(dim=1).sqrt().sum(), x)
+            return gradient.abs().sum(dim=1, keepdim=True) / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+
+        with torch.no_grad():
+            explained, without = network.explain(images, at), network.explain(images)
+            *low_levels, x = network.backbone(images)
+        x.requires_grad_()
+        expected = {"attention_at": shares(naive_attention(network.fpa, x, "average"), x)}
+        high = naive_fpa(network.fpa, x, "average", "add").detach()
+        for name, gau, low in zip(("res4", "res3", "res2"), network.gaus, reversed(low_levels), strict=True):
+            high.requires_grad_()
+            output = naive_gau(gau, low, high)
+            expected[f"gau_at_{name}"] = shares(output, high)
+            high = output.detach()
+        assert explained.keys() - without.keys() == expected.keys()
+        for name, look in expected.items():
+            torch.testing.assert_close(explained[name], look, rtol=1e-6, atol=1e-9, msg=name)
+
+    def test_without_gates_only_attention_is_of_a_pixel(self) -> None:
+        network = make_pan(global_context=False).eval()
+        images = torch.randn(1, 3, 33, 48)
+        assert network.explain(images, (3, 4)).keys() - network.explain(images).keys() == {"attention_at"}
+        with pytest.raises(InputError, match=r"at \(48, 0\): expected a pixel"):
+            network.explain(images, (48, 0))
