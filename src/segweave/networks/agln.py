@@ -42,7 +42,7 @@ DENSE_BLOCKS = (("1_1",), ("1_2", "2_1"), ("1_3", "2_2", "3_1"))
 class AGLN(SegmentationNetwork):
     """AGLN, Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
 
-    The defaults are the paper's best network, the dense decoder of Table VII; the rows of Tables IV to VIII are options.
+    The defaults are the paper's best network, Table VII's dense decoder; options give the rows of Tables IV to VIII.
 
     Args:
         backbone: The source of res2 to res5.
