@@ -1,5 +1,6 @@
 """The command line: every kind of bad input is one line, exit status 2, and nothing changed on disk."""
 
+import functools
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segweave
 from segweave import create_model, train
 from segweave.cli import main
 from segweave.networks.network import Labelling
@@ -209,6 +211,25 @@ def test_readme_commands_are_understood(
                 "1",
             ]
         assert main(words) == 0, command
+
+
+def test_readme_s_python_runs(
+    tmp_path: Path, folder: Path, detection_run: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is written, on small data and a small backbone; every name that it uses is one that it made."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "DIR")
+    shutil.copytree(detection_run, "DETECTOR")
+    Image.open("DIR/val/images/0.png").save("photo.jpg")
+    [block] = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    small = re.sub(r'backbone="\w+"', 'backbone="test_resnet"', block)
+    small = small.replace("321, 481", "32, 48").replace("epochs=50", "epochs=1").replace("(480, 480)", "(64, 64)")
+    monkeypatch.setattr(segweave, "train", functools.partial(train, crop_size=settings["crop_size"], workers=0))
+    names: dict[str, Any] = {}
+    exec(small, names)
+    assert Path("overlay.png").is_file()
+    assert names["logits"].shape == (2, 21, 32, 48)
+    assert len(names["detections"].boxes) == len(names["detections"].masks)
 
 
 def test_a_pixel_to_explain_is_two_numbers(place: Path) -> None:

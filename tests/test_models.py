@@ -41,6 +41,14 @@ class TestListModels:
         list_models("instance").append("fcn")
         assert list_models("instance") == ["mask_rcnn"]
 
+    def test_an_entry_is_all_that_a_network_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Mine(NETWORKS["fcn"]):  # type: ignore[misc]
+            pass
+
+        monkeypatch.setitem(NETWORKS, "mine", Mine)
+        assert "mine" in list_models("semantic")
+        assert type(create_model("mine", num_classes=3, backbone="test_resnet")) is Mine
+
     def test_unknown_task(self) -> None:
         with pytest.raises(InputError, match="task 'depth': expected one of semantic, detection, instance"):
             list_models("depth")  # type: ignore[arg-type]
@@ -103,7 +111,7 @@ class TestCreateModel:
 
     def test_unknown_name(self) -> None:
         known = "fcn, fpn, pspnet, deeplabv3, ocnet, ufp, pan, agln, ranet, fpt, faster_rcnn, mask_rcnn"
-        with pytest.raises(InputError, match=f"unknown model 'pam': expected one of {known}"):
+        with pytest.raises(InputError, match=rf"unknown model 'pam': expected one of {known}; did you mean pan\?$"):
             create_model("pam", num_classes=3)
 
     @pytest.mark.parametrize("num_classes", [0, -1, 256])

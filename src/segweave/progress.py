@@ -79,6 +79,5 @@ def followed(
         task = progress.add_task(title, total=total)
         for item in items:
             yield item
-            progress.advance(
-                task
-            )  # `Progress.track` counts ten times a second, too seldom to tell a rate of short work
+            # `Progress.track` counts ten times a second, too seldom to tell a rate of short work
+            progress.advance(task)

@@ -1,16 +1,10 @@
 """The coarse segmentation of a RANet, by hand."""
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from segweave.networks.layers import resize_like
 from segweave.networks.network import SegmentationNetwork
-from segweave.networks.ranet import RANet
-
-HAS_COARSE = pytest.mark.skipif(
-    RANet.coarse_logits is SegmentationNetwork.coarse_logits, reason="this RANet doesn't tell its semantic scores"
-)
 
 
 @torch.no_grad()

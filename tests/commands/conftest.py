@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from PIL import Image, ImageFile
 
 import segweave
 from segweave.data.transforms import normalise
+from segweave.models import NETWORKS
 from segweave.networks.network import DetectionNetwork, Labelling, SegmentationNetwork
 from segweave.saving import save_model
 from segweave.segmentation.shapes import ShapesSegmentationDataset
+from tests.commands.explaining import CLASSES, OPTIONS, PALETTE, MakeRun, Pointing
 from tests.networks.detection_samples import narrow
 from tests.pictures import picture
 
@@ -92,6 +95,27 @@ def detector() -> DetectionNetwork:
     network.labelling = Labelling(("red", "green"), ((200, 40, 40), (40, 200, 40)), category_ids=(3, 7))
     network.eval()
     return network
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    def make(model: str, short_edge: int | None = None, **options: Any) -> Path:
+        network = segweave.create_model(
+            model, num_classes=len(CLASSES), backbone="test_resnet", **OPTIONS.get(model, {}), **options
+        )
+        network.labelling = Labelling(CLASSES, PALETTE, short_edge)
+        folder = tmp_path_factory.mktemp(model)
+        save_model(network, folder / "model")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def pointing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Makes runs of the network that points at pixels."""
+    monkeypatch.setitem(NETWORKS, "pointing", Pointing)
+    return lambda **arguments: make_run("pointing", **arguments)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from segweave.segmentation.evaluation import SegmentationResult
 from segweave.segmentation.inference import Inference
 from segweave.tasks import open_dataset
 from segweave.training.trainer import run_evaluator
-from tests.commands.coarse import HAS_COARSE, coarse_by_hand
+from tests.commands.coarse import coarse_by_hand
 
 HERE: dict[str, Any] = {"device": "cpu", "workers": 0}
 
@@ -314,7 +314,6 @@ def test_options_for_objects_are_refused_by_name_for_pixels(run: Path, small_fol
     assert not (tmp_path / "predictions.json").exists()
 
 
-@HAS_COARSE
 def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
     ranet: SegmentationNetwork, small_folder: Path, tmp_path: Path
 ) -> None:

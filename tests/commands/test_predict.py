@@ -22,7 +22,7 @@ from segweave.networks.network import DetectionNetwork, SegmentationNetwork
 from segweave.saving import save_model
 from segweave.segmentation.prediction import segment
 from segweave.segmentation.shapes import ShapesSegmentationDataset
-from tests.commands.coarse import HAS_COARSE, coarse_by_hand
+from tests.commands.coarse import coarse_by_hand
 from tests.pictures import picture
 
 RGB = picture(48, 64)
@@ -298,7 +298,6 @@ def test_options_for_objects_are_refused_by_name_for_pixels(run: Path, photos: P
     assert not (tmp_path / "masks").exists()
 
 
-@HAS_COARSE
 def test_the_coarse_segmentation_is_the_one_that_the_context_is_made_from(
     ranet: SegmentationNetwork, photos: Path, tmp_path: Path
 ) -> None:

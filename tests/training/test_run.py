@@ -1,6 +1,8 @@
 """A whole run: what it writes, that it can be repeated, and what stops it."""
 
 import errno
+import io
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +38,26 @@ def test_a_run_folder_holds_what_is_promised(segmentation_run: Path) -> None:
     report = (run / "report.html").read_text()
     assert "green" in report
     assert "http" not in report.split("<body")[1].replace("http://www.w3.org", "")
+
+
+def test_a_file_is_there_when_a_run_names_it(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    named: list[str] = []
+
+    class Reader(io.StringIO):
+        def write(self, text: str) -> int:
+            for name in re.findall(rf"{re.escape(str(run))}/([\w./]+)|(\w+\.html)", text):
+                path = "".join(name)
+                assert (run / path).exists(), text
+                named.append(path)
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Reader())
+    monkeypatch.setattr(sys, "stderr", Reader())
+    train(folder, out=run, **{**settings, "epochs": 1})
+    assert named == ["report.html"]
 
 
 @pytest.mark.usefixtures("no_report")

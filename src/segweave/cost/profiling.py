@@ -18,6 +18,7 @@ from segweave.cost.paper_tables import AddedCost, AddedCostTable, PaperTable
 from segweave.errors import InputError
 from segweave.models import Network, create_model
 from segweave.networks.network import evaluating
+from segweave.progress import followed
 
 COUNTED = (
     "Multiply-adds are those of convolutions and matrix products (attention's among them), for one image; norms, "
@@ -80,7 +81,7 @@ def compare_costs(table: AddedCostTable) -> list[ComparedCost]:
     """Counts what a paper's methods add to its baseline. Nothing is run."""
     without = _counts(table, table.baseline, {})
     costs = []
-    for row in table.rows:
+    for row in followed(table.rows, len(table.rows), "profiling", unit="method"):
         ours = None
         if row.model is not None:
             counts = _counts(table, row.model, row.options)
@@ -101,7 +102,10 @@ def profile_paper(table: PaperTable, batch: int) -> list[Profile]:
         create_model(row.model, num_classes=table.num_classes, backbone=table.backbone, **row.options)
         for row in table.rows
     )
-    return [_profile_without_running(one, table.size, batch) for one in networks]  # one after the other is made
+    return [  # one after the other is made
+        _profile_without_running(one, table.size, batch)
+        for one in followed(networks, len(table.rows), "profiling", unit="network")
+    ]
 
 
 def _counts(table: AddedCostTable, model: str, options: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -162,7 +166,10 @@ def profile_models(
     networks = [
         create_model(name, num_classes=num_classes, backbone=backbone, **options).to(device) for name, options in wanted
     ]
-    return [profile_network(one, size=size, batch=batch, rounds=rounds) for one in networks]
+    return [
+        profile_network(one, size=size, batch=batch, rounds=rounds)
+        for one in followed(networks, len(networks), "profiling", unit="network")
+    ]
 
 
 def profile_network(
