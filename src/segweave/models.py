@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from pydantic import TypeAdapter
@@ -54,7 +54,7 @@ NETWORKS: dict[str, type[Network]] = {
 """The networks by name; a new one is a line here."""
 
 
-def list_models(task: Literal["semantic", "detection", "instance"] | None = None) -> list[str]:
+def list_models(task: str | None = None) -> list[str]:
     """The names that `create_model` knows, of one task or of all.
 
     Args:
@@ -63,17 +63,34 @@ def list_models(task: Literal["semantic", "detection", "instance"] | None = None
     Raises:
         InputError: The task is unknown.
     """
-    if task not in (None, "semantic", "detection", "instance"):
-        raise InputError(f"task {task!r}: {known_and_nearest(str(task), ['semantic', 'detection', 'instance'])}")
-    return [name for name, network_class in NETWORKS.items() if task is None or task in _tasks(network_class)]
+    known = list(dict.fromkeys(each for network_class in NETWORKS.values() for each in network_class.tasks))
+    if task is not None and task not in known:
+        raise InputError(f"task {task!r}: {known_and_nearest(task, known)}")
+    return [name for name, network_class in NETWORKS.items() if task is None or task in network_class.tasks]
 
 
-def _tasks(network_class: type[Network]) -> set[str]:
-    if issubclass(network_class, DetectionNetwork):
-        return {"detection", "instance"} if network_class.has_masks else {"detection"}
-    return {"semantic"} if issubclass(network_class, SegmentationNetwork) else set()
-
-
+@overload
+def create_model(
+    name: Literal["fcn", "fpn", "pspnet", "deeplabv3", "ocnet", "ufp", "pan", "agln", "ranet", "fpt"],
+    *,
+    num_classes: int,
+    backbone: str = ...,
+    pretrained: bool = ...,
+    **options: Any,
+) -> SegmentationNetwork: ...
+@overload
+def create_model(
+    name: Literal["faster_rcnn", "mask_rcnn"],
+    *,
+    num_classes: int,
+    backbone: str = ...,
+    pretrained: bool = ...,
+    **options: Any,
+) -> DetectionNetwork: ...
+@overload
+def create_model(
+    name: str, *, num_classes: int, backbone: str = ..., pretrained: bool = ..., **options: Any
+) -> Network: ...
 def create_model(
     name: str, *, num_classes: int, backbone: str = "resnet50", pretrained: bool = False, **options: Any
 ) -> Network:
@@ -131,8 +148,8 @@ class ModelOption(NamedTuple):
 
 
 def described_options(name: str) -> dict[str, ModelOption]:
-    """The options of a model, as those describe them who take them."""
-    of_backbone, of_model = argument_texts(Backbone), argument_texts(_maker(name)) | argument_texts(NETWORKS[name])
+    """The options of a model, with what the docstrings of the parts that take them say of each."""
+    of_backbone, of_model = argument_texts(Backbone), argument_texts(NETWORKS[name]) | argument_texts(_maker(name))
     options = {
         "output_stride": ModelOption(int, NETWORKS[name].default_output_stride, of_backbone["output_stride"]),
         "backbone_attention": ModelOption(Attention, "none", of_backbone["attention"]),

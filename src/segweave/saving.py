@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -72,11 +74,12 @@ def load(run: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> 
             long_edge=configuration.get("long_edge"),  # of networks for objects; older files don't have these
             category_ids=tuple(configuration["category_ids"]) if configuration.get("category_ids") else None,
         )
+        name: str = configuration["model"]
         network = create_model(
-            configuration["model"],
+            name,
             num_classes=configuration["num_classes"],
             backbone=configuration["backbone"],
-            **configuration["options"],
+            **_option_values(configuration["options"]),
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / CONFIGURATION_FILE}: expected what segweave wrote: {error}") from error
@@ -161,6 +164,18 @@ def require_model(run: str | os.PathLike[str]) -> Path:
     folder = _model_folder(run)
     _read_configuration(folder)
     return folder
+
+
+def _option_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as saved, where text may stand for a number, a list or null: `create_model` once took these, and they
+    were saved as they were given.
+
+    Raises:
+        TypeError: They aren't names with values.
+    """
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options {options!r}: expected names with values")
+    return {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in options.items()}
 
 
 def _model_folder(run: str | os.PathLike[str]) -> Path:

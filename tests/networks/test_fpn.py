@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segweave.models import create_model
 from segweave.networks.backbones import Backbone
-from segweave.networks.fpn import FPN, Laterals, PyramidHead
+from segweave.networks.fpn import FPN, DecoderHead, Laterals
 from tests.networks.transcription import (
     assert_same_outputs_and_gradients,
     block,
@@ -32,7 +32,7 @@ def naive_laterals(modules: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tenso
     return [block(maps[index], modules[index]) for index in range(4)]
 
 
-def naive_head(head: PyramidHead, x: Tensor, decoder: Sequence[Tensor]) -> Tensor:
+def naive_head(head: DecoderHead, x: Tensor, decoder: Sequence[Tensor]) -> Tensor:
     """Section III-D: "the output from different stages of the decoder is upsampled to 1/4 input size and concatenated".
 
     Args:
@@ -71,7 +71,7 @@ class TestParts:
         "sizes", [[(1, 1), (2, 3), (3, 5), (6, 9)], [(1, 1)] * 4, [(2, 2)] * 3 + [(4, 3)]], ids=str
     )
     def test_head(self, training: bool, batch: int, sizes: list[tuple[int, int]]) -> None:
-        module = make_irregular(PyramidHead(4, 3, 8, 5, dropout=0.0), BIAS).train(training)
+        module = make_irregular(DecoderHead(4, 3, 8, 5, dropout=0.0), BIAS).train(training)
         stages = [some_map(batch, 3, size) for size in sizes]
         actual, expected = module(stages), naive_head(module, stages[0], stages[1:])
         assert actual.shape == (batch, 5, *sizes[-1])
@@ -104,7 +104,7 @@ class TestFPN:
 
     @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
     def test_drops_whole_channels_of_the_head_in_training_only(self, dropout: float) -> None:
-        head = PyramidHead(4, 3, 64, 5, dropout=dropout)
+        head = DecoderHead(4, 3, 64, 5, dropout=dropout)
         dropped = []
         head.classify[-1].register_forward_pre_hook(lambda _, inputs: dropped.append((inputs[0] == 0).all(dim=(2, 3))))
         with torch.no_grad():

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from segweave.ops import (
-    divergences_numba,
     group_regions,
     jensen_shannon_divergence,
+    region_kernels,
     regions,
     representative_scores,
 )
@@ -285,7 +285,7 @@ def test_compiled_logarithms(dtype: torch.dtype) -> None:
     exponents = torch.linspace(-125.9, 0, 100_000, dtype=torch.float64)
     values = torch.cat([2**exponents, 1 - 2.0 ** torch.arange(-20, 0), torch.ones(1)]).to(dtype)
     maps = torch.cat([values, torch.zeros(1, dtype=dtype)]).view(1, 1, 1, -1)
-    logarithms = torch.from_numpy(divergences_numba.logarithms_of(maps.numpy())).flatten()
+    logarithms = torch.from_numpy(region_kernels.logarithms_of(maps.numpy())).flatten()
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(logarithms[:-1].double(), values.double().log2(), rtol=tolerance, atol=0)
     assert logarithms[-2] == 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segweave.detection.dataset import DetectionDataset
 from segweave.errors import InputError
 from segweave.models import NETWORKS, model_options
-from segweave.networks.network import DetectionNetwork
+from segweave.networks.network import DetectionNetwork, Network
 from segweave.saving import saved_recipe
 from segweave.training.configuration import Choices, chosen_short_edge
 from segweave.training.settings import Optimizer, RunSettings
@@ -169,7 +169,7 @@ def _options(
 def _widths_of(run: str) -> dict[str, int]:
     """How wide a run's detector is, which another has to be to take its weights; nothing of other networks."""
     model, options = saved_recipe(run)
-    if not issubclass(NETWORKS[model], DetectionNetwork):
+    if not issubclass(NETWORKS.get(model, Network), DetectionNetwork):
         return {}
     usual = model_options(model)
     return {name: options.get(name, usual[name]) for name in ("channels", "head_channels")}

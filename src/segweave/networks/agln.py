@@ -7,24 +7,23 @@ text leaves open, and how we read it (the parameters and multiply-adds of Table 
 - Everything that AGLN shares with its baseline FPN is as in `segweave.networks.fpn`.
 - Eq. 1 and 2: the 1x1 convolutions (phi, theta; varphi) have a bias and no batch norm.
 - Eq. 4 as printed multiplies a (C, HW) by a (C, C) matrix. Its softmax runs over the encoder's channels, and each
-  resampled channel is the mean of the encoder's that this weights. `affinity_scaling` divides the affinity, a sum over
-  pixels, by their number, by its root, or by nothing, as printed.
-- `shortcut` adds the encoder's map B itself: ``G = B + gamma F sigmoid(M)``, gamma learned from 0, as in the authors'
-  release and in DANet's channel attention, which Eq. 4 is derived from. Without it Eq. 5 is as printed.
+  resampled channel is the mean of the encoder's that this weights. The affinity, a sum over pixels, is divided by
+  their number by default; `affinity_scaling: none` is as printed.
+- By default the encoder's map B itself is added: ``G = B + gamma F sigmoid(M)``, gamma learned from 0, as in the
+  authors' release and in DANet's channel attention, which Eq. 4 is derived from. `shortcut: false` is Eq. 5 as printed.
 - AGLN-minus (Tables IV and V) leaves out the refinement and nothing else: Eq. 6 with the encoder's map itself.
 - Densely connected decoder (Figure 4b): every stage takes the descriptors of all stages before it, the oldest first.
 - AGLN-Lite has a depthwise 3x3 and a 1x1 convolution, then batch norm and ReLU, for each 3x3 of the fusion blocks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from segweave.networks.backbones import Backbone
-from segweave.networks.fpn import Laterals, PyramidHead
+from segweave.networks.fpn import DecoderHead, Laterals
 from segweave.networks.layers import BatchNorm2d, ConvNormAct, resize_like
 from segweave.networks.network import SegmentationNetwork, position_of
 
@@ -42,7 +41,7 @@ DENSE_BLOCKS = (("1_1",), ("1_2", "2_1"), ("1_3", "2_2", "3_1"))
 class AGLN(SegmentationNetwork):
     """AGLN, Attention guided Global enhancement and Local refinement Network (Section III, Figure 2).
 
-    The defaults are the paper's best network, Table VII's dense decoder; options give the rows of Tables IV to VIII.
+    By default the decoder is Table VII's dense one, the paper's best. The rows of Tables IV to VIII are options.
 
     Args:
         backbone: The source of res2 to res5.
@@ -123,7 +122,7 @@ class AGLN(SegmentationNetwork):
 
         blocks = DENSE_BLOCKS if dense else STRAIGHT_BLOCKS
         self.cfbs = nn.ModuleDict({name: cfb() for names in blocks for name in names})
-        self.head = PyramidHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
+        self.head = DecoderHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         return resize_like(self.head(self._stages(images)), images)
@@ -136,34 +135,35 @@ class AGLN(SegmentationNetwork):
             aggregation blocks, (B, N, h, w). For each stage, of its last fusion block, with S one of res4, res3, res2:
             `decoder_S` (A), `descriptor_map_S` (M), `enhanced_S` (E), `encoder_S` (B), `refined_S` (G), and
             `gate_S` (sigmoid of M) if there is spatial gating: (B, C, H, W). With `at`, for each stage S and each
-            block n whose descriptors it is given, `attention_n_at_S`: where what the pixel is given there was gathered,
-            (B, 1, h, w), of sum 1. This is its own mixture of the attention maps, A_av (Eq. 2) over X_am (Eq. 1).
+            block n whose descriptors it is given, `attention_n_at_S`: where the descriptors that the pixel is given
+            were gathered, (B, 1, h, w), of sum 1: its own mixture of the attention maps, A_av (Eq. 2) over X_am
+            (Eq. 1).
         """
-        with _inputs_of([*self.sabs, *self.cfbs.values()]) as inputs:
-            self._stages(images)
-        attention, explained = [], {}
+        *encoder_maps, decoder_map = self.laterals(self.backbone(images))
         names = DENSE_BLOCKS if self.dense else STRAIGHT_BLOCKS
-        for number, (stage, blocks) in enumerate(zip(STAGES, names, strict=True)):
+        descriptors, attention = [], []
+        explained, looks = {}, {}
+        for number, (stage, encoder_map, blocks) in enumerate(zip(STAGES, reversed(encoder_maps), names, strict=True)):
             if number < len(self.sabs):
                 sab = self.sabs[number]
                 assert isinstance(sab, SemanticAggregation)
-                attention.append(sab.attention(*inputs[sab]))  # (B, N, h, w)
+                descriptors.append(sab(decoder_map))
+                attention.append(sab.attention(decoder_map))  # (B, N, h, w)
                 explained[f"attention_{number + 1}"] = attention[number]
-            last = self.cfbs[blocks[-1]]
-            assert isinstance(last, ContextFusion)
-            explained |= {f"{name}_{stage}": x for name, x in last.context(*inputs[last]).items()}
-        if at is None:
-            return explained
-        for stage, blocks in zip(STAGES, names, strict=True):
-            for number, block in enumerate(blocks):
+            decoder_map = resize_like(decoder_map, encoder_map)
+            context: dict[str, Tensor] = {}
+            for block, gathered, given in zip(blocks, attention, descriptors, strict=True):
                 cfb = self.cfbs[block]
                 assert isinstance(cfb, ContextFusion)
-                _, decoder_map, _ = inputs[cfb]
-                row, column = position_of(at, images, decoder_map)
-                mixture = cfb.sdm.attention(decoder_map)[:, :, row, column]  # (B, N)
-                gathered = torch.einsum("bn,bnhw->bhw", mixture, attention[number])
-                explained[f"attention_{number + 1}_at_{stage}"] = gathered[:, None]
-        return explained
+                if at is not None:
+                    row, column = position_of(at, images, decoder_map)
+                    mixture = cfb.sdm.attention(decoder_map)[:, :, row, column]  # (B, N)
+                    look = torch.einsum("bn,bnhw->bhw", mixture, gathered)
+                    looks[f"attention_{block[0]}_at_{stage}"] = look[:, None]
+                context = cfb.context(given, decoder_map, encoder_map)
+                decoder_map = cfb.merged(context["enhanced"], context["refined"])
+            explained |= {f"{name}_{stage}": x for name, x in context.items()}
+        return explained | looks
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """The stages of the decoder from coarse to fine, (B, C, H_i, W_i)."""
@@ -231,7 +231,7 @@ class SemanticAggregation(nn.Module):
 
 
 class SemanticDistribution(nn.Module):
-    """SDM, Semantic Distribution Module: gives each position of a decoder map its own mixture of them (Eq. 2, 3).
+    """SDM, Semantic Distribution Module: gives each position its own mixture of the descriptors (Eq. 2, 3).
 
     ``M = D A_av`` with ``A_av = softmax(varphi(A))`` over the descriptors, and ``E = Psi(A + alpha M)``.
 
@@ -349,6 +349,10 @@ class ContextFusion(nn.Module):
         """D (B, C, N), A (B, C, H, W), B (B, C, H, W) -> O (B, C, H, W)."""
         enhanced, descriptor_map = self.sdm(descriptors, decoder_map)
         refined = self.lrm(encoder_map, enhanced, descriptor_map)
+        return self.merged(enhanced, refined)
+
+    def merged(self, enhanced: Tensor, refined: Tensor) -> Tensor:
+        """Eq. 6: E and G to O, (B, C, H, W) each."""
         return self.fuse(enhanced + self.beta * refined)
 
     def context(self, descriptors: Tensor, decoder_map: Tensor, encoder_map: Tensor) -> dict[str, Tensor]:
@@ -365,22 +369,6 @@ class ContextFusion(nn.Module):
         if self.lrm.spatial_gating:
             context["gate"] = descriptor_map.sigmoid()
         return context
-
-
-@contextmanager
-def _inputs_of(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, ...]]]:
-    """What each module is given within, the last time that it is called."""
-    inputs: dict[nn.Module, tuple[Tensor, ...]] = {}
-
-    def remember(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        inputs[module] = given
-
-    hooks = [module.register_forward_pre_hook(remember) for module in modules]
-    try:
-        yield inputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _scalar(value: float) -> nn.Parameter:

@@ -49,7 +49,7 @@ class FPN(SegmentationNetwork):
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         self.laterals = Laterals(backbone.channels, channels, kernel_size=lateral_kernel_size)
-        self.head = PyramidHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
+        self.head = DecoderHead(len(backbone.channels), channels, head_channels, num_classes, dropout=dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         *encoder_maps, x = self.laterals(self.backbone(images))
@@ -80,7 +80,7 @@ class Laterals(nn.ModuleList):
         return [lateral(x) for lateral, x in zip(self, maps, strict=True)]
 
 
-class PyramidHead(nn.Module):
+class DecoderHead(nn.Module):
     """Logits from all stages of a decoder (AGLN, Section III-D): upsampled to the finest, concatenated, classified.
 
     Args:

@@ -57,15 +57,15 @@ class FPTOptions(Options):
         rendering: Whether levels are rendered by finer ones (RT).
         self_parts: N of Eq. 2 in ST.
         grounding_parts: N of Eq. 2 in GT and LGT.
-        self_similarity: Of ST.
-        grounding_similarity: Of GT and LGT; "euclidean" in the paper.
+        self_similarity: The similarity of queries and keys in ST.
+        grounding_similarity: The similarity of queries and keys in GT and LGT; "euclidean" in the paper.
         normaliser: A mixture of softmaxes over the parts (Eq. 2), or one plain softmax.
         distance_scaling: What squared distances are divided by: the root of a part's channels, or nothing (as printed).
         square_size: Positions along a side of LGT's square.
         activated_levels: Whether batch norm and ReLU follow the 3x3 convolution of a transformed level, or nothing, as
             printed.
         drop_block_size: Side of the squares that DropBlock drops from the transformed levels in training.
-        keep_probability: Of a position of the transformed levels in training; 1 leaves DropBlock out.
+        keep_probability: The share of positions that DropBlock keeps; 1 leaves it out.
     """
 
     self_transformer: bool = True
@@ -97,7 +97,7 @@ FOR_OBJECTS = FPTOptions()
 """The paper's for detectors (Section 3.5)."""
 
 FOR_PIXELS = FPTOptions(grounding="local", activated_levels=True, drop_block_size=3)
-"""The paper's for semantic segmentation (Section 3.5)."""
+"""The paper's for semantic segmentation (Section 3.5), with levels activated as was measured (docs/results.md)."""
 
 
 class NonLocalInteraction(nn.Module):
@@ -107,7 +107,7 @@ class NonLocalInteraction(nn.Module):
         query_channels: C of the queries' map.
         key_channels: C of the keys' and the values' map.
         channels: D, of queries, keys and values.
-        weighing: 4 parts and the distance if nothing else is said.
+        weighing: By default the paper's for GT, 4 parts and the distance.
 
     Raises:
         ValueError: The parts don't divide D, or a name is unknown.
@@ -160,7 +160,7 @@ class SelfTransformer(NonLocalInteraction):
     Args:
         in_channels: C.
         channels: D.
-        weighing: 2 parts and the dot product if nothing else is said.
+        weighing: By default the paper's for ST, 2 parts and the dot product.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class GroundingTransformer(NonLocalInteraction):
     """GT: a fine map's pixels attend to a coarse map's concepts, by distance (Section 3.3, Eq. 5).
 
     Its arguments are those of `NonLocalInteraction`: C of the fine map X^f, of the queries, C of the coarse map X^c, of
-    keys and values, and D; 4 parts and the distance if nothing else is said.
+    keys and values, D, and how values are weighed.
     """
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class LocalGroundingTransformer(GroundingTransformer):
         square_size: Positions of the coarse map along a side of the square, odd.
 
     Raises:
-        ValueError: The side isn't odd, or as there.
+        ValueError: The side isn't odd, or a `GroundingTransformer` refuses the rest.
     """
 
     def __init__(

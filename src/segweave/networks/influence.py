@@ -1,4 +1,4 @@
-"""Where what a part of a network makes of one position came from: for parts without attention of single positions."""
+"""Which positions a part of a network depends on, seen from one position: for parts without attention."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,11 +7,10 @@ from torch import Tensor
 
 
 def influence(function: Callable[..., Tensor], maps: Sequence[Tensor], position: tuple[int, int]) -> list[Tensor]:
-    """How much each position of the maps that a function is given changes what it makes of one position.
+    """How much a small change at each position of the maps would change the length of the vector at one position.
 
-    The measure is the gradient of the length of the vector at the position, the sum of its absolute values over the
-    channels, as a share of that of the whole map. To first order: where a small change would be felt there. Works under
-    `no_grad` and in inference mode too.
+    That is the gradient of the length, its absolute values summed over the channels, as a share of the whole map's. A
+    change that only turns the vector doesn't count. Works under `no_grad` and in inference mode too.
 
     Args:
         function: From the maps, each an argument, to a map (B, D, H, W); each image on its own.
@@ -19,7 +18,7 @@ def influence(function: Callable[..., Tensor], maps: Sequence[Tensor], position:
         position: The row and the column of what the function gives.
 
     Returns:
-        Of each map (B, 1, h_i, w_i), of sum 1, or 0 everywhere if nothing would be felt, as behind a ReLU that gives 0.
+        Of each map (B, 1, h_i, w_i), of sum 1, or 0 everywhere if the gradient is, as behind a ReLU that gives 0.
     """
     row, column = position
     with torch.inference_mode(False), torch.enable_grad():
@@ -31,5 +30,5 @@ def influence(function: Callable[..., Tensor], maps: Sequence[Tensor], position:
 
 
 def _shares(gradient: Tensor) -> Tensor:
-    strength = gradient.abs().sum(dim=1, keepdim=True)
+    strength = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).abs().sum(dim=1, keepdim=True)
     return strength / strength.sum(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)

@@ -37,20 +37,19 @@ from segweave.networks.network import position_of
 NeckName = Literal["bfp", "fpn", "bpa", "fpt"]
 
 
-def make_neck(name: NeckName, backbone: Backbone, channels: int = 256, transformer: FPTOptions | None = None) -> "Neck":
+def make_neck(name: NeckName, backbone: Backbone, channels: int, transformer: FPTOptions = FOR_OBJECTS) -> "Neck":
     """Makes a neck.
 
     Args:
         name: Which.
         backbone: The source of the maps.
         channels: D.
-        transformer: Of "fpt" alone; None for FPT's for objects.
+        transformer: Of "fpt" alone.
 
     Raises:
         ValueError: The name is unknown, FPT can't be made so, or another neck is told what only FPT can do.
     """
     check_known("neck", name, ("bfp", "fpn", "bpa", "fpt"))
-    transformer = FOR_OBJECTS if transformer is None else transformer
     if name == "fpt":
         return TransformedPyramid(backbone, channels, transformer)
     for option, value in dataclasses.asdict(transformer).items():
@@ -100,8 +99,8 @@ class Neck(nn.Module, ABC):
 
         Returns:
             `level1` to `level4`, (B, D, H_i, W_i). With `at`, `influence_from_res3_level1` and so on: which positions
-            of a map of the backbone the level depends on where the pixel is, (B, 1, H_i, W_i), of sum 1; a gradient
-            (see `segweave.networks.influence`). Only of maps of which it sees more than its own position.
+            of a backbone's map the level's vector at the pixel depends on, (B, 1, H_i, W_i), of sum 1; a gradient (see
+            `segweave.networks.influence`). There are only those of maps of which it sees more than its own position.
 
         Raises:
             InputError: The images have no such pixel.
@@ -134,7 +133,7 @@ class PlainPyramid(Neck):
         channels: D.
     """
 
-    def __init__(self, backbone: Backbone, channels: int = 256) -> None:
+    def __init__(self, backbone: Backbone, channels: int) -> None:
         super().__init__(backbone, channels)
         self.lateral = nn.ModuleList(pyramid_convolution(width, channels, 1) for width in backbone.channels)
 
@@ -150,7 +149,7 @@ class TopDownPyramid(Neck):
         channels: D.
     """
 
-    def __init__(self, backbone: Backbone, channels: int = 256) -> None:
+    def __init__(self, backbone: Backbone, channels: int) -> None:
         super().__init__(backbone, channels)
         self.top_down = FeaturePyramidNetwork(list(backbone.channels), channels)
 
@@ -173,7 +172,7 @@ class PathAggregation(TopDownPyramid):
         channels: D.
     """
 
-    def __init__(self, backbone: Backbone, channels: int = 256) -> None:
+    def __init__(self, backbone: Backbone, channels: int) -> None:
         super().__init__(backbone, channels)
         ratios = [coarse // fine for fine, coarse in pairwise(backbone.strides)]
         self.reduce = nn.ModuleList(pyramid_convolution(channels, channels, 3, stride=ratio) for ratio in ratios)
@@ -204,7 +203,7 @@ class TransformedPyramid(PlainPyramid):
         ValueError: As in `FeaturePyramidTransformer`.
     """
 
-    def __init__(self, backbone: Backbone, channels: int = 256, transformer: FPTOptions = FOR_OBJECTS) -> None:
+    def __init__(self, backbone: Backbone, channels: int, transformer: FPTOptions = FOR_OBJECTS) -> None:
         super().__init__(backbone, channels)
         self.transformer = FeaturePyramidTransformer([channels] * len(backbone.channels), channels, transformer)
 

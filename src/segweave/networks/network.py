@@ -42,7 +42,7 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Options:
-    """Options that go together, and travel to the part that they are for in one.
+    """Options that go together, and are handed to the part that they are for as one.
 
     Where one is the default of an argument that makes a network, each of its fields is an option of
     `segweave.create_model`, of that name and with that default.
@@ -60,14 +60,16 @@ class Network(nn.Module, ABC):
         num_classes: K, the number of classes.
 
     Attributes:
+        tasks: What it is for, as `segweave.list_models` calls it: "semantic", "detection", "instance".
         default_output_stride: The stride that the network's paper gives its backbone.
         most_classes: The largest K that the network can have; None for no limit.
-        former_names: What parameters were once called, and what they are now: patterns of how a name begins, and what
-            takes the place of that, one after the other. Weights saved then still load.
+        former_names: What parameters were once called, so that weights saved then still load: regular expressions for
+            the beginning of a name, each with its replacement, applied in this order.
         recipe: How `segweave.create_model` made it (name, backbone, options), so that it can be saved and made again.
         labelling: The classes that it was trained on, and the size of images in evaluation; None before training.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ()
     default_output_stride: ClassVar[int] = 32
     most_classes: ClassVar[int | None] = None
     former_names: ClassVar[Mapping[str, str]] = {}
@@ -120,7 +122,7 @@ class Network(nn.Module, ABC):
         """What is counted as the network's cost: modules of its own that cost the same for all images of a size.
 
         Returns:
-            (B, 3, H, W) to anything: the network itself, unless what it computes depends on what it finds.
+            A module that takes (B, 3, H, W): the network itself, unless it does more where it finds more.
         """
         return self
 
@@ -133,6 +135,7 @@ class SegmentationNetwork(Network):
         num_classes: K, the number of classes.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("semantic",)
     most_classes: ClassVar[int | None] = 255  # which itself means "ignore" in a mask
 
     @abstractmethod
@@ -175,15 +178,8 @@ class SegmentationNetwork(Network):
     def prepared(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (1, 3, h, w), no side below 32 pixels; see `Network.prepared`."""
         mean, std = (image.new_tensor(values)[:, None, None] for values in (self.backbone.mean, self.backbone.std))
-        height, width = image.shape[-2:]
-        shorter = min(height, width)
         short_edge = self.labelling.short_edge if self.labelling is not None else None
-        scale = max(1.0 if short_edge is None else short_edge / shorter, SMALLEST_SIDE / shorter)
-        size = (round(height * scale), round(width * scale))
-        normalised = ((image - mean) / std)[None]
-        if size == (height, width):
-            return normalised
-        return F.interpolate(normalised, size, mode="bilinear", antialias=True, align_corners=False)
+        return resized(((image - mean) / std)[None], short_edge)
 
 
 class DetectionNetwork(Network):
@@ -198,6 +194,7 @@ class DetectionNetwork(Network):
         has_masks: Whether it finds masks beside boxes.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
     has_masks: ClassVar[bool] = False
 
     def __init__(self, *, backbone: Backbone, num_classes: int, detections_per_image: int = 100) -> None:
@@ -237,6 +234,25 @@ class DetectionNetwork(Network):
         Returns:
             What `forward` gives, but `masks` are bool: whether they are above a half.
         """
+
+
+def resized(images: Tensor, short_edge: int | None, scale: float = 1.0) -> Tensor:
+    """Images as they are seen in evaluation, no side below 32 pixels: (B, 3, H, W) -> (B, 3, h, w).
+
+    Args:
+        images: Normalised.
+        short_edge: The length that their short edge is brought to first; None for their own size.
+        scale: A factor for the size that they then have.
+    """
+    height, width = images.shape[-2:]
+    shorter = min(height, width)
+    if short_edge is not None:
+        scale *= short_edge / shorter
+    scale = max(scale, SMALLEST_SIDE / shorter)
+    size = (round(height * scale), round(width * scale))
+    if size == (height, width):
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _rename_former(network: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:

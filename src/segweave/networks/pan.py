@@ -74,7 +74,7 @@ class PAN(SegmentationNetwork):
     ) -> None:
         super().__init__(backbone=backbone, num_classes=num_classes)
         *low_level_channels, high_level_channels = backbone.channels
-        self.fpa: nn.Module
+        self.fpa: nn.Module  # or what Table 1 puts in its place
         if attention == "pyramid":
             self.fpa = FeaturePyramidAttention(
                 high_level_channels,

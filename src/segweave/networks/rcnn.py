@@ -100,7 +100,7 @@ class FasterRCNN(DetectionNetwork):
             heads: What looks at them, and which detections are kept.
 
         Raises:
-            ValueError: There isn't a size of anchors for each level, or as in the pyramid.
+            ValueError: There isn't a size of anchors for each level, or the pyramid can't be made so.
         """
         pyramid = make_neck(neck, backbone, channels, transformer)
         return cls(
@@ -203,4 +203,5 @@ class FasterRCNN(DetectionNetwork):
 class MaskRCNN(FasterRCNN):
     """Mask R-CNN on a pyramid: boxes, classes and masks. Its arguments are those of `FasterRCNN`."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("detection", "instance")
     has_masks: ClassVar[bool] = True

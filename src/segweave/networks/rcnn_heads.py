@@ -41,10 +41,10 @@ class ProposalOptions(Options):
     Attributes:
         anchor_sizes: The root of an anchor's area in pixels for each of the five levels, the finest first. They should
             span the sizes of the objects, in the pixels that the network sees.
-        aspect_ratios: Of anchors, height to width.
+        aspect_ratios: Height to width of the anchors.
         training_proposals: How many proposals are kept in training: of each level before non-maximum suppression, and
             of an image after it.
-        test_proposals: The same in evaluation.
+        test_proposals: How many proposals are kept in evaluation, as in training.
 
     Raises:
         ValueError: A number isn't positive.
@@ -70,7 +70,7 @@ class HeadOptions(Options):
         head_channels: Width of the box head's fully-connected layers.
         augmented_head: Whether the heads are PANet's: every box is pooled from every level, and both heads are heavier.
         rois_per_image: Boxes of an image that the heads are trained on.
-        positive_share: The share of them that are on objects, at most.
+        positive_share: The largest share of these boxes that may lie on objects.
         detections_per_image: How many detections are kept, those of the highest scores.
         score_threshold: The score that a detection must exceed.
 
@@ -105,7 +105,7 @@ class PyramidProposals(RegionProposalNetwork):
         options: How they are proposed.
 
     Attributes:
-        most_proposals: How many an image has in evaluation at most.
+        most_proposals: The most proposals that an image has in evaluation.
 
     Raises:
         ValueError: There isn't a size of anchors for each level, or they are so small that they vanish.

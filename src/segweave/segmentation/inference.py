@@ -4,21 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segweave.data.loading import seed_of
 from segweave.errors import InputError
 from segweave.networks.layers import resize_to
+from segweave.networks.network import SMALLEST_SIDE, resized
 
 Logits = Callable[[Tensor], Tensor]
 """A network, or what else gives logits: images (B, 3, h, w) to (B, K, h, w)."""
 
 SCALE_RANGE = (0.5, 2.0)
 """Of random views, if no other is given."""
-
-SMALLEST_SIDE = 32
-"""Networks take images from this height and width up (in pixels)."""
 
 
 @dataclass(frozen=True)
@@ -110,21 +107,13 @@ class Inference:
 
     def _pass(self, network: Logits, images: Tensor, scale: float, flipped: bool) -> Tensor:
         """The logits at one scale, at the size of `images`."""
-        height, width = images.shape[-2:]
-        shorter = min(height, width)
-        if self.short_edge is not None:
-            scale *= self.short_edge / shorter
-        scale = max(scale, SMALLEST_SIDE / shorter)
-        size = (round(height * scale), round(width * scale))
-        scaled = images
-        if size != (height, width):
-            scaled = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        scaled = resized(images, self.short_edge, scale)
         if flipped:
             scaled = scaled.flip(-1)
         logits = network(scaled) if self.window is None else slide(network, scaled, self.window)
         if flipped:
             logits = logits.flip(-1)
-        return resize_to(logits.float(), (height, width))
+        return resize_to(logits.float(), (images.shape[-2], images.shape[-1]))
 
 
 def slide(network: Logits, images: Tensor, window: tuple[int, int]) -> Tensor:
