@@ -30,12 +30,7 @@ def segmented(confusion: Sequence[Sequence[int]] = ((6, 2, 0), (0, 2, 0), (0, 0,
 
 def figures(ap: float) -> APFigures:
     return APFigures(
-        ap=ap,
-        ap50=0.75,
-        ap75=0.25,
-        ap_small=NAN,
-        ap_medium=0.5,
-        ap_large=NAN,
+        numbers={"ap": ap, "ap50": 0.75, "ap75": 0.25, "ap_small": NAN, "ap_medium": 0.5, "ap_large": NAN},
         class_ap={"cell": ap, "leaf": NAN},
         precision50=np.zeros(len(RECALLS)),
         precision75=np.zeros(len(RECALLS)),
@@ -197,9 +192,17 @@ def test_a_new_measure_of_segmentation_is_everywhere(
 
 
 def test_a_measure_of_detection_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean precision up to some recall, say, would be a field of `APFigures` and a line in `MEASURES`."""
-    monkeypatch.setattr(average_precision, "MEASURES", {"ap75": "AP at 0.75"})
-    monkeypatch.setattr(average_precision, "LOGGED", ("ap75",))
-    result = detected(masks=True)
-    assert [figure.label for figure in result.logged()] == ["box AP at 0.75", "mask AP at 0.75"]
-    assert result.to_json()["box"] == {"ap75": 0.25, "class_ap": {"cell": 0.5, "leaf": None}}
+    """It is in the log and in the file, without another line."""
+    ap90 = average_precision.Measure(
+        "AP90", lambda precision: average_precision.mean_of_defined(precision[8, ..., 0]), logged=True
+    )
+    monkeypatch.setitem(average_precision.MEASURES, "ap90", ap90)
+    image = {"id": 1, "file_name": "a.png", "height": 100, "width": 100}
+    cell = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 100, 100], "area": 1e4, "iscrowd": 0}
+    truth = {"images": [image], "categories": [{"id": 1, "name": "cell"}], "annotations": [cell]}
+    for width, expected in ((92, 1.0), (88, 0.0)):  # as large as so many hundredths of the cell
+        found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, width, 100], "score": 0.9}]
+        result = average_precision.evaluate_detections(truth, found)
+        assert {figure.label: figure.value for figure in result.logged()}["box AP90"] == pytest.approx(expected)
+        assert result.to_json()["box"]["ap90"] == pytest.approx(expected)
+        assert result.box.ap75 == pytest.approx(1)

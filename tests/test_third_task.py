@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import segweave
+from segweave.commands.check import check
 from segweave.data.check_results import CheckedSplit
 from segweave.data.dataset import SplitDataset
 from segweave.data.images import list_images, read_image
@@ -291,6 +292,13 @@ def test_the_commands_work_on_a_third_task(colours: Path, tmp_path: Path, capsys
     assert Image.open(written).size == (48, 40)
     with pytest.raises(segweave.InputError, match="a mean_colour names a colour: expected no flip"):
         segweave.evaluate(run, data=colours, flip=True, device="cpu")
+
+
+@pytest.mark.usefixtures("mean_colour")
+def test_a_third_task_without_a_contact_sheet_has_none(colours: Path, tmp_path: Path) -> None:
+    assert check(colours).problem_count == 0
+    with pytest.raises(segweave.InputError, match=r"sheet\.png: there is no contact sheet for mean colour"):
+        check(colours, contact_sheet=tmp_path / "sheet.png")
 
 
 @pytest.mark.usefixtures("mean_colour")

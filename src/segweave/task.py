@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from segweave.data.check_results import CheckedSplit
 from segweave.data.dataset import SplitDataset
+from segweave.data.labelled import LabelledSplit
 from segweave.errors import InputError
 from segweave.models import Network
 from segweave.networks.network import Labelling
@@ -300,6 +301,10 @@ class Task(ABC, Generic[NetworkT, DatasetT, ResultT]):
             most_problems: How many lines to give; a last one counts the rest.
             progress: Whether a progress bar is shown.
         """
+
+    def labelled(self, split: DatasetT) -> LabelledSplit | None:
+        """The split as a contact sheet draws it; None if there is no such picture of it."""
+        return None
 
     def differences(self, splits: Sequence[DatasetT]) -> list[str]:
         """What doesn't fit between splits that are each right by themselves, a line each."""

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 import segweave
 from segweave.detection import coco_masks
-from segweave.detection.average_precision import RECALLS, APFigures, DetectionResult, evaluate_detections
+from segweave.detection.average_precision import MEASURES, RECALLS, APFigures, DetectionResult, evaluate_detections
 from segweave.detection.dataset import DetectionDataset, DetectionSample, detection_target
 from segweave.detection.page import FinishedDetection, detection_page
 from segweave.detection.shapes import ShapesDetectionDataset
@@ -32,12 +32,7 @@ BOXES = np.array([[5.0, 5.0, 25.0, 35.0], [30.0, 10.0, 70.0, 50.0]])
 
 def figures(ap: float = 0.4, classes: Sequence[str] = CLASSES) -> APFigures:
     return APFigures(
-        ap=ap,
-        ap50=0.6,
-        ap75=0.35,
-        ap_small=0.125,
-        ap_medium=0.5,
-        ap_large=np.nan,
+        numbers={"ap": ap, "ap50": 0.6, "ap75": 0.35, "ap_small": 0.125, "ap_medium": 0.5, "ap_large": np.nan},
         class_ap={name: ap + 0.1 * k for k, name in enumerate(classes)},
         precision50=np.linspace(1, 0, len(RECALLS)),
         precision75=np.linspace(0.8, 0, len(RECALLS)),
@@ -266,8 +261,8 @@ def test_every_string_is_escaped(path: Path, network: DetectionNetwork) -> None:
 
 def test_undefined_figures_and_no_examples(path: Path, network: DetectionNetwork) -> None:
     nothing = np.full(len(RECALLS), np.nan)
-    undefined = replace(figures(np.nan), ap50=np.nan, ap75=np.nan, precision50=nothing, precision75=nothing)
-    undefined = replace(undefined, ap_small=np.nan, ap_medium=np.nan)
+    numbers = dict.fromkeys(MEASURES, np.nan)
+    undefined = replace(figures(np.nan), numbers=numbers, precision50=nothing, precision75=nothing)
     unscored = [Shown(score=float("nan"))]
     html = report(path, finished(network, unscored, CLASSES, undefined, undefined), metrics=[], facts={})
     page = ParsedPage(html)

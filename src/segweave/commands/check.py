@@ -49,7 +49,7 @@ def check(
         raise InputError(f"{contact_sheet}: exists already: expected --overwrite to replace it, or another file")
     names = kind.splits(root) if splits is None else list(splits)
     if not names:
-        raise InputError(f"{root}: no splits: expected folders such as train/images and train/masks")
+        raise InputError(f"{root}: no splits: expected {kind.tree}")
     opened, problems = [], []
     for name in names:
         try:
@@ -61,7 +61,10 @@ def check(
     found = [kind.check(split, most_problems=most_problems, progress=progress) for split in opened]
     checked = [split for split in found if split is not None]
     if contact_sheet is not None and opened:
-        draw_contact_sheet(opened, Path(contact_sheet))
+        drawn = [labelled for split in opened if (labelled := kind.labelled(split)) is not None]
+        if not drawn:
+            raise InputError(f"{contact_sheet}: there is no contact sheet for {kind.name}")
+        draw_contact_sheet(drawn, Path(contact_sheet))
     count = len(problems) + sum(split.problem_count for split in checked)
     return DatasetCheck(root, checked, [*problems, *(line for split in checked for line in split.problems)], count)
 

@@ -44,10 +44,9 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", seed: int = 0, overwrite:
     from rich.table import Table
 
     from segweave.commands.train import train
-    from segweave.results import Result
-    from segweave.segmentation.evaluation import SegmentationResult
-    from segweave.segmentation.prediction import segment
-    from segweave.segmentation.shapes import ShapesSegmentationDataset
+    from segweave.saving import load
+    from segweave.task import PredictionOptions
+    from segweave.tasks import task_of_data
 
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()) and not overwrite:
@@ -55,23 +54,23 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", seed: int = 0, overwrite:
             f"{folder}: holds files already: expected --overwrite to replace an earlier demo, or another --out"
         )
     console = Console()
-    results: dict[str, SegmentationResult] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for model in ("fcn", "pan"):
         console.rule(model.upper())
-        result: Result = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
-        assert isinstance(result, SegmentationResult)
-        results[model] = result
-    picture = folder / "prediction.png"
-    prediction = segment(folder / "pan", ShapesSegmentationDataset("val")[0].image)
+        result = train("shapes", out=folder / model, model=model, seed=seed, overwrite=overwrite, **SETTINGS)
+        figures[model] = {figure.key: figure.value for figure in result.figures}
+    picture, task = folder / "prediction.png", task_of_data("shapes")
+    image = task.open("shapes", split="val")[0].image.permute(1, 2, 0).numpy()  # (H, W, 3)
     with written_whole(picture) as unfinished:
-        prediction.overlay().save(unfinished, format="PNG")
+        task.predict(load(folder / "pan"), image, PredictionOptions()).overlay().save(unfinished, format="PNG")
 
     console.rule("what context is worth")
-    table = Table("class", *(f"{model.upper()} IoU" for model in results), box=None)
-    for name in results["pan"].classes:
-        table.add_row(name, *(f"{100 * result.class_iou[name]:.1f} %" for result in results.values()))
+    table = Table("class", *(f"{model.upper()} IoU" for model in figures), box=None)
+    for name in figures["pan"]["class_iou"]:
+        table.add_row(name, *(f"{100 * each['class_iou'][name]:.1f} %" for each in figures.values()))
     table.add_section()
-    table.add_row("mean", *(f"{100 * result.mean_iou:.1f} %" for result in results.values()), style="bold")
+    means = {model: each["mean_iou"] for model, each in figures.items()}
+    table.add_row("mean", *(f"{100 * mean:.1f} %" for mean in means.values()), style="bold")
     console.print(table)
     console.print(f"a prediction: {picture}\nreport: {folder / 'pan' / 'report.html'}", soft_wrap=True, highlight=False)
-    return {model: result.mean_iou for model, result in results.items()}
+    return means

@@ -50,7 +50,7 @@ def train(
 
     place = Path(out)
     given = {**({"data": data} if data is not None else {}), **settings}
-    for name in ("data", "init_from"):
+    for name in ("data", "root", "init_from"):
         if given.get(name) is not None:
             given[name] = _absolute(given[name])
     asked: RunSettings

@@ -5,7 +5,7 @@ evaluation.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -26,17 +26,36 @@ SHOWN_SCORE = 0.5
 """Detections from this score up count in the score of an image."""
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads the precision."""
-MEASURES = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "AP small",
-    "ap_medium": "AP medium",
-    "ap_large": "AP large",
+Precision = NDArray[np.float64]
+"""(T, R, K, A), NaN where no object is there to be found: at 10 IoU thresholds from 0.50 to 0.95, at each of `RECALLS`,
+of each class, and for 4 ranges of areas: all, small, medium, large."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that is one number.
+
+    Attributes:
+        title: What people call it.
+        of: Computes it, in [0, 1], NaN where it isn't defined.
+        logged: Whether it is followed through training.
+    """
+
+    title: str
+    of: Callable[[Precision], float]
+    logged: bool = False
+
+
+MEASURES: dict[str, Measure] = {
+    "ap": Measure("AP", lambda precision: mean_of_defined(precision[..., 0]), logged=True),
+    "ap50": Measure("AP50", lambda precision: mean_of_defined(precision[0, ..., 0]), logged=True),
+    "ap75": Measure("AP75", lambda precision: mean_of_defined(precision[5, ..., 0])),
+    "ap_small": Measure("AP small", lambda precision: mean_of_defined(precision[..., 1])),
+    "ap_medium": Measure("AP medium", lambda precision: mean_of_defined(precision[..., 2])),
+    "ap_large": Measure("AP large", lambda precision: mean_of_defined(precision[..., 3])),
 }
-"""What the figures of `APFigures` that are one number are called; a new one is a line here."""
-LOGGED = ("ap", "ap50")
-"""Which of them are followed through training."""
+"""The figures of boxes and of masks that are one number, by the keys that files call them by; a new one is a line
+here."""
 
 
 @dataclass(frozen=True)
@@ -44,33 +63,54 @@ class APFigures:
     """COCO's figures of one kind, boxes or masks. All are in [0, 1], and NaN where no object is there to be found.
 
     Attributes:
-        ap: Mean over the classes and over the IoU thresholds 0.50, 0.55, ... 0.95.
-        ap50: Mean over the classes at IoU 0.5.
-        ap75: The same at 0.75.
-        ap_small: As `ap`, for objects of up to 32^2 pixels.
-        ap_medium: From 32^2 to 96^2 pixels.
-        ap_large: From 96^2 pixels.
+        numbers: Each of `MEASURES`, by its key.
         class_ap: The `ap` of each class, by name.
         precision50: (101,), the precision at each of `RECALLS` at IoU 0.5, mean over the classes that have objects.
         precision75: The same at IoU 0.75.
     """
 
-    ap: float
-    ap50: float
-    ap75: float
-    ap_small: float
-    ap_medium: float
-    ap_large: float
+    numbers: Mapping[str, float]
     class_ap: dict[str, float]
     precision50: NDArray[np.float64]
     precision75: NDArray[np.float64]
 
+    @property
+    def ap(self) -> float:
+        """Mean over the classes and over the IoU thresholds 0.50, 0.55, ... 0.95."""
+        return self.numbers["ap"]
+
+    @property
+    def ap50(self) -> float:
+        """Mean over the classes at IoU 0.5."""
+        return self.numbers["ap50"]
+
+    @property
+    def ap75(self) -> float:
+        """The same at 0.75."""
+        return self.numbers["ap75"]
+
+    @property
+    def ap_small(self) -> float:
+        """As `ap`, for objects of up to 32^2 pixels."""
+        return self.numbers["ap_small"]
+
+    @property
+    def ap_medium(self) -> float:
+        """From 32^2 to 96^2 pixels."""
+        return self.numbers["ap_medium"]
+
+    @property
+    def ap_large(self) -> float:
+        """From 96^2 pixels."""
+        return self.numbers["ap_large"]
+
     def listed(self, kind: str) -> list[Figure]:
         """As figures of a kind, "box" or "mask"."""
-        numbers = [
-            Figure(key, title, getattr(self, key), group=kind, logged=key in LOGGED) for key, title in MEASURES.items()
+        figures = [
+            Figure(key, MEASURES[key].title, value, group=kind, logged=MEASURES[key].logged)
+            for key, value in self.numbers.items()
         ]
-        return [*numbers, Figure("class_ap", "AP", self.class_ap, group=kind)]
+        return [*figures, Figure("class_ap", "AP", self.class_ap, group=kind)]
 
 
 @dataclass(frozen=True)
@@ -229,26 +269,19 @@ def _evaluated(truth: COCO, found: COCO, kind: str, detections_per_image: int) -
 
 
 def _figures(evaluation: COCOeval, categories: Mapping[int, str]) -> APFigures:
-    # T = 10 IoU thresholds, R = 101 recalls, K classes in the order of their ids, A = 4 ranges of areas
-    precision = evaluation.eval["precision"][..., 0]  # (T, R, K, A)
+    precision = evaluation.eval["precision"][..., 0]
     precision = np.where(precision < 0, np.nan, precision)
-    everything, small, medium, large = np.moveaxis(precision, -1, 0)  # (T, R, K) each
-    numbers = evaluation.params.catIds
+    everything, numbers = precision[..., 0], evaluation.params.catIds  # of K classes in the order of their ids
     return APFigures(
-        ap=_mean(everything),
-        ap50=_mean(everything[0]),
-        ap75=_mean(everything[5]),
-        ap_small=_mean(small),
-        ap_medium=_mean(medium),
-        ap_large=_mean(large),
-        class_ap={name: _mean(everything[..., numbers.index(number)]) for number, name in categories.items()},
-        precision50=np.array([_mean(at_recall) for at_recall in everything[0]]),
-        precision75=np.array([_mean(at_recall) for at_recall in everything[5]]),
+        numbers={key: measure.of(precision) for key, measure in MEASURES.items()},
+        class_ap={name: mean_of_defined(everything[..., numbers.index(number)]) for number, name in categories.items()},
+        precision50=np.array([mean_of_defined(at_recall) for at_recall in everything[0]]),
+        precision75=np.array([mean_of_defined(at_recall) for at_recall in everything[5]]),
     )
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Of what is defined; NaN, without a warning, if nothing is."""
+def mean_of_defined(values: NDArray[np.float64]) -> float:
+    """The mean of what is defined; NaN, without a warning, if nothing is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 

@@ -76,11 +76,11 @@ def _sections(result: DetectionResult, dataset: DetectionDataset) -> Markup:
 def _summary(figures: Mapping[str, APFigures]) -> list[Row]:
     return [
         {
-            "name": title,
+            "name": measure.title,
             "colour": None,
-            "aps": {kind: defined(getattr(each, name)) for kind, each in figures.items()},
+            "aps": {kind: defined(each.numbers[key]) for kind, each in figures.items()},
         }
-        for name, title in MEASURES.items()
+        for key, measure in MEASURES.items()
     ]
 
 

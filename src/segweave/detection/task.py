@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segweave.data.labelled import LabelledSplit
 from segweave.detection import choices
 from segweave.detection.average_precision import DetectionResult
 from segweave.detection.checks import DetectionCheck, check_split, different_classes
@@ -58,6 +59,9 @@ class Detection(Task[DetectionNetwork, DetectionDataset, DetectionResult]):
         if not isinstance(split, CocoDataset):
             return None
         return check_split(split, most_problems=most_problems, progress=progress)
+
+    def labelled(self, split: DetectionDataset) -> LabelledSplit | None:
+        return split if isinstance(split, CocoDataset) else None
 
     def differences(self, splits: Sequence[DetectionDataset]) -> list[str]:
         return different_classes([split for split in splits if isinstance(split, CocoDataset)])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segweave.data.labelled import LabelledSplit
 from segweave.networks.network import Labelling, Network, SegmentationNetwork
 from segweave.reports.page import Page
 from segweave.segmentation import camvid, choices
@@ -71,6 +72,9 @@ class Segmentation(Task[SegmentationNetwork, SegmentationDataset, SegmentationRe
         if not isinstance(split, FolderDataset):
             return None
         return check_split(split, most_problems=most_problems, progress=progress)
+
+    def labelled(self, split: SegmentationDataset) -> LabelledSplit | None:
+        return split if isinstance(split, FolderDataset) else None
 
     def default_model(self, train: SegmentationDataset) -> str:
         return "pan"
