@@ -156,6 +156,8 @@ SPELLINGS = [
     ("--crop-size 96 128", "crop_size", (96, 128)),
     ("--crop-size [96,128]", "crop_size", (96, 128)),
     ("--crop_size=[96,128]", "crop_size", (96, 128)),
+    ("--crop-size null --seed 3", "crop_size", None),
+    ("--crop-size=null", "crop_size", None),
     ("--short-edges 96 128 160", "short_edges", (96, 128, 160)),
     ("--milestones 0.5", "milestones", (0.5,)),
     ("--learning-rate 1e-3", "learning_rate", 0.001),
@@ -183,6 +185,28 @@ def test_evaluation_s_spellings(called: list[dict[str, Any]]) -> None:
     assert second["flip"] is False
     assert (third["run"], list(third["images"]), third["at"]) == ("RUN", ["a.png", "b.png"], (10, 20))
     assert list(third["names"]) == ["attention", "gate_res4"]
+
+
+BY_POSITION = [
+    ("predict r1 --flip a b --out o", {"run": "r1", "images": ("a", "b"), "flip": True, "out": "o"}),
+    ("predict r1 --no-flip a --out o b", {"run": "r1", "images": ("a", "b"), "flip": False, "out": "o"}),
+    ("predict --out=o --window 64 96 r1 --flip true a", {"run": "r1", "images": ("a",), "window": (64, 96)}),
+    ("predict --out o r1 --window [64,96] a -- -b", {"run": "r1", "images": ("a", "-b"), "window": (64, 96)}),
+    ("predict r1 --out o --scales 0.5 1 --window null a b", {"images": ("a", "b"), "scales": (0.5, 1.0)}),
+    ("explain r1 --out o a b", {"run": "r1", "images": ("a", "b"), "out": "o"}),
+    ("profile fpn --batch 2 agln", {"models": ("fpn", "agln"), "batch": 2}),
+    ("profile fpn --options.neck=fpt agln", {"models": ("fpn", "agln"), "options": {"neck": "fpt"}}),
+    ("data check --contact-sheet sheet.png DIR", {"root": "DIR", "contact_sheet": "sheet.png"}),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BY_POSITION, ids=[words for words, _ in BY_POSITION])
+def test_words_by_position_may_follow_flags(
+    words: str, expected: dict[str, object], called: list[dict[str, Any]]
+) -> None:
+    assert main(shlex.split(words)) == 0
+    (given,) = called
+    assert {name: given[name] for name in expected} == expected
 
 
 def test_every_command_of_the_documents_is_understood(called: list[dict[str, Any]]) -> None:
