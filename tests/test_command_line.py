@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from segweave.cli import main
+from segweave.cli.arguments import arguments_of
 from segweave.cli.commands import COMMANDS
 from segweave.cli.headings import HEADINGS
 from segweave.data.check_results import DatasetCheck
@@ -90,6 +91,15 @@ NEAREST = {
     "train --data shapes --out new --epoch 3": "unknown flag --epoch: did you mean --epochs?",
     "train --data shapes --out new --learnig-rate 3": "did you mean --learning-rate?",
     "train --data shapes --out new --lr 0.1": "unknown flag --lr: did you mean --learning-rate?",
+    "train --data shapes --output new": "unknown flag --output: did you mean --out?",
+    "train --data shapes --save-dir new": "unknown flag --save-dir: did you mean --out?",
+    "train --data shapes -o new": "unknown flag -o: did you mean --out?",
+    "train --data shapes": "--out is missing: expected --out DIR",
+    "train --lr 0.1": "unknown flag --lr: did you mean --learning-rate?",
+    "train --imgsz 3": "did you mean --crop-size HEIGHT WIDTH",
+    "train --hepl": "unknown flag --hepl: did you mean --help?",
+    "evaluate r1 --dataset shapes": "unknown flag --dataset: did you mean --data?",
+    "predict --output new": "unknown flag --output: did you mean --out?",
     "train --data shapes --out new --batch 4": "unknown flag --batch: did you mean --batch-size?",
     "train --data shapes --out new --imgsz 64": "did you mean --crop-size HEIGHT WIDTH",
     "train --data shapes --out new --crop-size 240": "expected two whole numbers, such as --crop-size 240 240",
@@ -131,6 +141,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return DatasetCheck(Path(arguments["root"]), [], [], 0)
 
     for command in COMMANDS:
+        arguments_of(command)  # is kept, so that it is read from the function itself
         name = command.split()[-1]
         monkeypatch.setattr(f"{module}.{name}.{name}", record_check if name == "check" else record)
     return given

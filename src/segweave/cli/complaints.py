@@ -14,7 +14,7 @@ from cyclopts import (
 
 from segweave.cli.arguments import Argument
 from segweave.cli.commands import COMMANDS
-from segweave.cli.spellings import PEER_COMMANDS, PEERS
+from segweave.cli.spellings import PEER_COMMANDS, PEERS, argument_of, is_flag
 from segweave.errors import InputError
 from segweave.nearest import nearest
 
@@ -36,11 +36,14 @@ def _commands() -> str:
     return ", ".join(COMMANDS)
 
 
-def complaint(command: str, error: CycloptsError, arguments: Mapping[str, Argument]) -> InputError:
+def complaint(
+    command: str, words: Sequence[str], error: CycloptsError, arguments: Mapping[str, Argument]
+) -> InputError:
     """One line about words of a command that cyclopts can't bind.
 
     Args:
         command: Its name.
+        words: All that were given.
         error: What cyclopts says.
         arguments: What the command takes.
     """
@@ -51,6 +54,9 @@ def complaint(command: str, error: CycloptsError, arguments: Mapping[str, Argume
         token = getattr(error, "token", None)
         word = (token.keyword or token.value) if token is not None else _first(error.unused_tokens)
         return unknown_flag(command, word, arguments)
+    unknown = _unknown(words, arguments)
+    if unknown is not None and isinstance(error, MissingArgumentError | UnusedCliTokensError):
+        return unknown_flag(command, unknown, arguments)  # rather than what is missing, as it may be what was meant
     known = _argument(error, arguments)
     if isinstance(error, RepeatArgumentError):
         return InputError(f"{_called(error, known)}: given twice: expected it once")
@@ -80,11 +86,17 @@ def unknown_flag(command: str, flag: str, arguments: Mapping[str, Argument]) -> 
     elif begun:
         said = f"expected one of {', '.join(begun)}"
     elif flags:
-        near = get_close_matches(name, [each[2:] for each in flags], n=1)
+        near = get_close_matches(name, [*(each[2:] for each in flags), "help"], n=1)
         said = f"did you mean --{near[0]}?" if near else f"segweave {command} --help tells what there is"
     else:
         said = "expected no flags"
     return InputError(f"unknown flag {word}: {said}")
+
+
+def _unknown(words: Sequence[str], arguments: Mapping[str, Argument]) -> str | None:
+    """The first flag that a command doesn't have."""
+    before = words[: words.index("--")] if "--" in words else words
+    return next((word for word in before if is_flag(word) and argument_of(word, arguments) is None), None)
 
 
 def _positional(arguments: Mapping[str, Argument]) -> list[str]:
