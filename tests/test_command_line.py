@@ -2,6 +2,7 @@
 ones, and every way of writing a flag that was ever shown."""
 
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -77,6 +78,11 @@ def test_defaults_are_as_a_user_would_write_them(capsys: pytest.CaptureFixture[s
     for default in ("--seed N", "[default: 0.0001]", "[default: --check]", "[default: chosen from the data]"):
         assert default in text
     assert "(0" not in text
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each != "train"])
+def test_only_train_says_that_defaults_are_chosen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[default: chosen" not in " ".join(shown([*command.split(), "--help"], capsys).replace("│", " ").split())
 
 
 def test_the_overview_is_shown_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,18 +245,40 @@ def test_every_command_of_the_documents_is_understood(called: list[dict[str, Any
     assert len(called) > 15
 
 
+@pytest.mark.parametrize(
+    ("flags", "before", "written", "said"),
+    [
+        ("", False, False, "nothing was saved yet"),
+        ("", False, True, "the run continues with --resume"),
+        ("--overwrite", True, False, "nothing was saved yet"),  # what is there is another run's
+        ("--overwrite", True, True, "the run continues with --resume"),
+        ("--resume", True, False, "the run continues with --resume"),
+    ],
+)
 def test_an_interrupted_run_says_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: str,
+    before: bool,
+    written: bool,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    if before:
+        last.touch()
+        os.utime(last, (1e9, 1e9))
+
     def interrupted(**_: Any) -> None:
+        if written:
+            last.write_text("weights")
         raise KeyboardInterrupt
 
+    arguments_of("train")  # is kept, so that it is read from the function itself
     monkeypatch.setattr("segweave.commands.train.train", interrupted)
-    words = ["train", "--data", "shapes", "--out", str(tmp_path)]
-    assert shown(words, capsys, status=130).strip() == "segweave: interrupted; nothing was saved yet"
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert shown(words, capsys, status=130).strip() == "segweave: interrupted; the run continues with --resume"
+    words = ["train", "--data", "shapes", "--out", str(tmp_path), *shlex.split(flags)]
+    assert shown(words, capsys, status=130).strip() == f"segweave: interrupted; {said}"
 
 
 def test_completion_is_installed_where_the_shell_looks_for_it(
