@@ -113,6 +113,15 @@ NEAREST = {
     "train --data shapes --out new --model ranett": "did you mean ranet?",
     "train --data shapes --out new --model pan --options.atention none": "did you mean attention?",
     "train --data shapes --out new --epochs 2.5": "--epochs 2.5: expected a whole number",
+    "train --data shapes --out new --num-classes 5": "--num-classes: the number of classes comes from the data",
+    "train --num-classes 5": "--num-classes: the number of classes comes from the data",
+    "train --data shapes --out new --pretrained maybe": "--pretrained maybe: expected --pretrained or --no-pretrained",
+    "train --data shapes --out new --pretrained=maybe": "--pretrained=maybe: expected --pretrained or --no-pretrained",
+    "train --data shapes --out new --crop-size 96,128": "whole numbers: did you mean --crop-size 96 128?",
+    "train --data shapes --out new --crop-size 9,x": "--crop-size 9,x: expected two whole numbers\n",
+    "train --data shapes --out new --options.neck": "--options.neck: expected a value, as in --options.neck VALUE",
+    "train --data shapes --out new --options 3": "--options 3: expected a name and a value",
+    "train --data shapes --out new --options.neck a --options.neck=b": "--options.neck: given twice: expected it once",
     "evaluate": "RUN is missing",
     "evaluate run --data shapes --scale 1": "unknown flag --scale",
     "data chek X": "expected data check DIR",
@@ -126,7 +135,8 @@ def test_a_wrong_word_is_answered_with_the_nearest_right_one(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (line,) = shown(shlex.split(command), capsys, status=2).splitlines()
+    line = shown(shlex.split(command), capsys, status=2)
+    assert line.count("\n") == 1
     assert line.startswith("segweave: ")
     assert NEAREST[command] in line
     assert not list(tmp_path.iterdir())
@@ -172,10 +182,17 @@ SPELLINGS = [
     ("--pretrained true", "pretrained", True),
     ("--crop-size 96 128", "crop_size", (96, 128)),
     ("--crop-size [96,128]", "crop_size", (96, 128)),
+    ("--crop-size [96, 128] --seed 3", "crop_size", (96, 128)),
+    ("--crop-size=[96, 128]", "crop_size", (96, 128)),
+    ("--milestones [0.5, 1 --seed 3", "milestones", (0.5, 1.0)),
+    ("--milestones [0.5, 1]", "milestones", (0.5, 1.0)),
+    ("--options.anchor_sizes [8, 16]", "options", {"anchor_sizes": [8, 16]}),
+    ("--options.anchor_sizes [ 8, [16, 3] ] --seed 3", "options", {"anchor_sizes": [8, [16, 3]]}),
     ("--crop_size=[96,128]", "crop_size", (96, 128)),
     ("--crop-size null --seed 3", "crop_size", None),
     ("--crop-size=null", "crop_size", None),
     ("--short-edges 96 128 160", "short_edges", (96, 128, 160)),
+    ("--short-edges=96 128", "short_edges", (96, 128)),
     ("--milestones 0.5", "milestones", (0.5,)),
     ("--learning-rate 1e-3", "learning_rate", 0.001),
 ]

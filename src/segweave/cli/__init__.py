@@ -98,7 +98,7 @@ def _given(command: str, words: Sequence[str]) -> dict[str, object] | None:
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        raise complaint(command, tokens, error, arguments) from error
+        raise complaint(command, words, error, arguments) from error
     return given if isinstance(given, dict) else None
 
 

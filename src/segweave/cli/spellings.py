@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from segweave.cli.arguments import Argument
+from segweave.errors import InputError
 
 PEERS: Mapping[str, str] = {
     "annotations": "--data",
@@ -52,7 +53,6 @@ PEERS: Mapping[str, str] = {
     "multi-scale": "--scales",
     "name": "--out",
     "network": "--model",
-    "num-classes": "--data",
     "num-epochs": "--epochs",
     "num-gpus": "--devices",
     "num-workers": "--workers",
@@ -107,16 +107,26 @@ def respelled(words: Sequence[str], arguments: Mapping[str, Argument]) -> list[s
     Args:
         words: Those that follow the command.
         arguments: What the command takes.
+
+    Raises:
+        InputError: A value that is given by name is missing, or given twice.
     """
     by_position: list[str] = []
     flags: list[str] = []
+    named: set[str] = set()
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word == "--":
             return [*flags, word, *by_position, *rest]
         if is_flag(word):
-            flags += _respelled_flag(word, argument_of(word, arguments), rest)
+            argument = argument_of(word, arguments)
+            if argument is not None and argument.kind.named:  # cyclopts would make one list of both
+                flag = word.partition("=")[0].replace("-", "_")
+                if flag in named:
+                    raise InputError(f"{word.partition('=')[0]}: given twice: expected it once")
+                named.add(flag)
+            flags += _respelled_flag(word, argument, rest)
         else:
             by_position.append(word)
     return [*by_position, *flags]
@@ -136,7 +146,11 @@ def argument_of(flag: str, arguments: Mapping[str, Argument]) -> Argument | None
 
 
 def _respelled_flag(word: str, argument: Argument | None, rest: list[str]) -> list[str]:
-    """A flag and the words that belong to it, which are taken away from the rest."""
+    """A flag and the words that belong to it, which are taken away from the rest.
+
+    Raises:
+        InputError: It can't be followed by what follows it.
+    """
     if argument is None:  # what it is followed by stays behind it, to be complained of together
         return [word, *_taken(rest, None)]
     flag, equals, value = word.partition("=")
@@ -144,16 +158,36 @@ def _respelled_flag(word: str, argument: Argument | None, rest: list[str]) -> li
     if kind.item is bool:
         follows = not equals and not flag.startswith("--no-") and rest[:1] in (["true"], ["false"])
         return [f"{flag}={rest.pop(0)}"] if follows else [word]
-    if kind.words != 1 and not kind.named and (value if equals else rest and rest[0])[:1] == "[":
-        listed = value if equals else rest.pop(0)
-        return [flag, *listed.strip("[] ").replace(",", " ").split()]
-    if kind.optional and not kind.named and (value if equals else rest and rest[0]) == "null":
-        if not equals:
-            rest.pop(0)
+    values = [value, *rest] if equals else rest  # the first is put back together if it is a list with spaces
+    listed = _list(values) if kind.words != 1 else 0
+    if listed:
+        whole = " ".join(values[:listed])
+        del rest[: listed - bool(equals)]
+        return [flag, whole] if kind.named else [flag, *whole.strip("[] ").replace(",", " ").split()]
+    if kind.optional and not kind.named and values[:1] == ["null"]:
+        del rest[: 1 - bool(equals)]
         return [flag, "null"]
-    if not equals:
-        return [word, *_taken(rest, kind.words)]
-    return [word, *_taken(rest, kind.words and kind.words - 1)] if not kind.named else [word]
+    if equals:
+        return [word, *([] if kind.named else _taken(rest, kind.words and kind.words - 1))]
+    taken = _taken(rest, kind.words)
+    if kind.named and "." in flag and not taken:
+        raise InputError(f"{flag}: expected a value, as in {flag} VALUE")
+    return [word, *taken]
+
+
+def _list(words: Sequence[str]) -> int:
+    """How many words make up the list that they begin with, which may have spaces in it: those up to its last bracket
+    or, if that is missing, to the next flag; 0 if they begin with none."""
+    if not words or not words[0].startswith("["):
+        return 0
+    open_brackets = 0
+    for number, word in enumerate(words):
+        if is_flag(word):
+            return number
+        open_brackets += word.count("[") - word.count("]")
+        if open_brackets <= 0:
+            return number + 1
+    return len(words)
 
 
 def _taken(rest: list[str], number: int | None) -> list[str]:

@@ -46,11 +46,25 @@ def print_start(
         _say(console, check.contents)
         for warning in check.warnings[:NAMED_AT_MOST]:
             _warn(console, warning)
-    table = Table("chosen for you", "value", "change with", box=None, header_style="dim")
-    for name, value, flag in _chosen(asked, configuration):
+    chosen = _chosen(asked, configuration)
+    if chosen:
+        print_chosen(console, chosen)
+
+
+def print_chosen(console: Console, chosen: Sequence[tuple[str, str, str]]) -> None:
+    """Prints a table of settings that were chosen. Flags are whole in the narrowest console, to be copied from it.
+
+    Args:
+        console: To print on.
+        chosen: The name of each, its value, and the flag that changes it.
+    """
+    table = Table(box=None, header_style="dim")
+    table.add_column("chosen for you", overflow="fold")
+    table.add_column("value", overflow="fold")
+    table.add_column("change with", no_wrap=True, min_width=max(len(flag) for _, _, flag in chosen))
+    for name, value, flag in chosen:
         table.add_row(name, Text(value), flag)
-    if table.rows:
-        console.print(table)
+    console.print(table)
 
 
 def print_initialised(configuration: RunConfiguration, network: Network, not_taken: Sequence[str] | None) -> None:
