@@ -2,6 +2,7 @@
 ones, and every way of writing a flag that was ever shown."""
 
 import dataclasses
+import io
 import os
 import re
 import shlex
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from segweave.cli import main
 from segweave.cli.arguments import arguments_of
 from segweave.cli.commands import COMMANDS
 from segweave.cli.headings import HEADINGS
 from segweave.data.check_results import DatasetCheck
+from segweave.training.messages import print_chosen
 from segweave.training.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -296,6 +299,18 @@ def test_an_interrupted_run_says_what_is_left(
     monkeypatch.setattr("segweave.commands.train.train", interrupted)
     words = ["train", "--data", "shapes", "--out", str(tmp_path), *shlex.split(flags)]
     assert shown(words, capsys, status=130).strip() == f"segweave: interrupted; {said}"
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_what_was_chosen_is_not_cut_off_in_a_narrow_console(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    flag = "--options.detections_per_image"
+    print_chosen(console, [("epochs", "3", "--epochs"), (flag[10:], "8 16 32 64 128 256 512 1024", flag)])
+    printed = console.export_text()
+    assert "…" not in printed
+    assert "--epochs" in printed
+    if width > 30:
+        assert flag in printed
 
 
 def test_completion_is_installed_where_the_shell_looks_for_it(

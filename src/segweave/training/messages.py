@@ -17,6 +17,9 @@ from segweave.training.settings import RunSettings
 NAMED_AT_MOST = 8
 """How many warnings of a split, and how many weights that `init_from` doesn't give, are named."""
 
+ROOM = 20
+"""How much of a line the settings that were chosen need beside their flags, in characters."""
+
 
 def print_start(
     asked: RunSettings,
@@ -52,7 +55,7 @@ def print_start(
 
 
 def print_chosen(console: Console, chosen: Sequence[tuple[str, str, str]]) -> None:
-    """Prints a table of settings that were chosen. Flags are whole in the narrowest console, to be copied from it.
+    """Prints a table of settings that were chosen. Nothing is cut off, and flags are on one line where they fit.
 
     Args:
         console: To print on.
@@ -61,7 +64,9 @@ def print_chosen(console: Console, chosen: Sequence[tuple[str, str, str]]) -> No
     table = Table(box=None, header_style="dim")
     table.add_column("chosen for you", overflow="fold")
     table.add_column("value", overflow="fold")
-    table.add_column("change with", no_wrap=True, min_width=max(len(flag) for _, _, flag in chosen))
+    longest = max(len(flag) for _, _, flag in chosen)
+    fits = console.width >= longest + ROOM
+    table.add_column("change with", no_wrap=fits, overflow="fold")  # the others give way to what doesn't wrap
     for name, value, flag in chosen:
         table.add_row(name, Text(value), flag)
     console.print(table)
