@@ -2,6 +2,8 @@
 ones, and every way of writing a flag that was ever shown."""
 
 import dataclasses
+import io
+import os
 import re
 import shlex
 import subprocess
@@ -10,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from segweave.cli import main
+from segweave.cli.arguments import arguments_of
 from segweave.cli.commands import COMMANDS
 from segweave.cli.headings import HEADINGS
 from segweave.data.check_results import DatasetCheck
+from segweave.training.messages import print_chosen
 from segweave.training.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +83,11 @@ def test_defaults_are_as_a_user_would_write_them(capsys: pytest.CaptureFixture[s
     assert "(0" not in text
 
 
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each != "train"])
+def test_only_train_says_that_defaults_are_chosen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[default: chosen" not in " ".join(shown([*command.split(), "--help"], capsys).replace("│", " ").split())
+
+
 def test_the_overview_is_shown_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown([], capsys)
     assert text == shown(["--help"], capsys)
@@ -90,6 +100,15 @@ NEAREST = {
     "train --data shapes --out new --epoch 3": "unknown flag --epoch: did you mean --epochs?",
     "train --data shapes --out new --learnig-rate 3": "did you mean --learning-rate?",
     "train --data shapes --out new --lr 0.1": "unknown flag --lr: did you mean --learning-rate?",
+    "train --data shapes --output new": "unknown flag --output: did you mean --out?",
+    "train --data shapes --save-dir new": "unknown flag --save-dir: did you mean --out?",
+    "train --data shapes -o new": "unknown flag -o: did you mean --out?",
+    "train --data shapes": "--out is missing: expected --out DIR",
+    "train --lr 0.1": "unknown flag --lr: did you mean --learning-rate?",
+    "train --imgsz 3": "did you mean --crop-size HEIGHT WIDTH",
+    "train --hepl": "unknown flag --hepl: did you mean --help?",
+    "evaluate r1 --dataset shapes": "unknown flag --dataset: did you mean --data?",
+    "predict --output new": "unknown flag --output: did you mean --out?",
     "train --data shapes --out new --batch 4": "unknown flag --batch: did you mean --batch-size?",
     "train --data shapes --out new --imgsz 64": "did you mean --crop-size HEIGHT WIDTH",
     "train --data shapes --out new --crop-size 240": "expected two whole numbers, such as --crop-size 240 240",
@@ -97,6 +116,15 @@ NEAREST = {
     "train --data shapes --out new --model ranett": "did you mean ranet?",
     "train --data shapes --out new --model pan --options.atention none": "did you mean attention?",
     "train --data shapes --out new --epochs 2.5": "--epochs 2.5: expected a whole number",
+    "train --data shapes --out new --num-classes 5": "--num-classes: the number of classes comes from the data",
+    "train --num-classes 5": "--num-classes: the number of classes comes from the data",
+    "train --data shapes --out new --pretrained maybe": "--pretrained maybe: expected --pretrained or --no-pretrained",
+    "train --data shapes --out new --pretrained=maybe": "--pretrained=maybe: expected --pretrained or --no-pretrained",
+    "train --data shapes --out new --crop-size 96,128": "whole numbers: did you mean --crop-size 96 128?",
+    "train --data shapes --out new --crop-size 9,x": "--crop-size 9,x: expected two whole numbers\n",
+    "train --data shapes --out new --options.neck": "--options.neck: expected a value, as in --options.neck VALUE",
+    "train --data shapes --out new --options 3": "--options 3: expected a name and a value",
+    "train --data shapes --out new --options.neck a --options.neck=b": "--options.neck: given twice: expected it once",
     "evaluate": "RUN is missing",
     "evaluate run --data shapes --scale 1": "unknown flag --scale",
     "data chek X": "expected data check DIR",
@@ -110,7 +138,8 @@ def test_a_wrong_word_is_answered_with_the_nearest_right_one(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (line,) = shown(shlex.split(command), capsys, status=2).splitlines()
+    line = shown(shlex.split(command), capsys, status=2)
+    assert line.count("\n") == 1
     assert line.startswith("segweave: ")
     assert NEAREST[command] in line
     assert not list(tmp_path.iterdir())
@@ -131,6 +160,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return DatasetCheck(Path(arguments["root"]), [], [], 0)
 
     for command in COMMANDS:
+        arguments_of(command)  # is kept, so that it is read from the function itself
         name = command.split()[-1]
         monkeypatch.setattr(f"{module}.{name}.{name}", record_check if name == "check" else record)
     return given
@@ -155,8 +185,17 @@ SPELLINGS = [
     ("--pretrained true", "pretrained", True),
     ("--crop-size 96 128", "crop_size", (96, 128)),
     ("--crop-size [96,128]", "crop_size", (96, 128)),
+    ("--crop-size [96, 128] --seed 3", "crop_size", (96, 128)),
+    ("--crop-size=[96, 128]", "crop_size", (96, 128)),
+    ("--milestones [0.5, 1 --seed 3", "milestones", (0.5, 1.0)),
+    ("--milestones [0.5, 1]", "milestones", (0.5, 1.0)),
+    ("--options.anchor_sizes [8, 16]", "options", {"anchor_sizes": [8, 16]}),
+    ("--options.anchor_sizes [ 8, [16, 3] ] --seed 3", "options", {"anchor_sizes": [8, [16, 3]]}),
     ("--crop_size=[96,128]", "crop_size", (96, 128)),
+    ("--crop-size null --seed 3", "crop_size", None),
+    ("--crop-size=null", "crop_size", None),
     ("--short-edges 96 128 160", "short_edges", (96, 128, 160)),
+    ("--short-edges=96 128", "short_edges", (96, 128)),
     ("--milestones 0.5", "milestones", (0.5,)),
     ("--learning-rate 1e-3", "learning_rate", 0.001),
 ]
@@ -185,6 +224,28 @@ def test_evaluation_s_spellings(called: list[dict[str, Any]]) -> None:
     assert list(third["names"]) == ["attention", "gate_res4"]
 
 
+BY_POSITION = [
+    ("predict r1 --flip a b --out o", {"run": "r1", "images": ("a", "b"), "flip": True, "out": "o"}),
+    ("predict r1 --no-flip a --out o b", {"run": "r1", "images": ("a", "b"), "flip": False, "out": "o"}),
+    ("predict --out=o --window 64 96 r1 --flip true a", {"run": "r1", "images": ("a",), "window": (64, 96)}),
+    ("predict --out o r1 --window [64,96] a -- -b", {"run": "r1", "images": ("a", "-b"), "window": (64, 96)}),
+    ("predict r1 --out o --scales 0.5 1 --window null a b", {"images": ("a", "b"), "scales": (0.5, 1.0)}),
+    ("explain r1 --out o a b", {"run": "r1", "images": ("a", "b"), "out": "o"}),
+    ("profile fpn --batch 2 agln", {"models": ("fpn", "agln"), "batch": 2}),
+    ("profile fpn --options.neck=fpt agln", {"models": ("fpn", "agln"), "options": {"neck": "fpt"}}),
+    ("data check --contact-sheet sheet.png DIR", {"root": "DIR", "contact_sheet": "sheet.png"}),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BY_POSITION, ids=[words for words, _ in BY_POSITION])
+def test_words_by_position_may_follow_flags(
+    words: str, expected: dict[str, object], called: list[dict[str, Any]]
+) -> None:
+    assert main(shlex.split(words)) == 0
+    (given,) = called
+    assert {name: given[name] for name in expected} == expected
+
+
 def test_every_command_of_the_documents_is_understood(called: list[dict[str, Any]]) -> None:
     texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
     commands = {
@@ -204,18 +265,52 @@ def test_every_command_of_the_documents_is_understood(called: list[dict[str, Any
     assert len(called) > 15
 
 
+@pytest.mark.parametrize(
+    ("flags", "before", "written", "said"),
+    [
+        ("", False, False, "nothing was saved yet"),
+        ("", False, True, "the run continues with --resume"),
+        ("--overwrite", True, False, "nothing was saved yet"),  # what is there is another run's
+        ("--overwrite", True, True, "the run continues with --resume"),
+        ("--resume", True, False, "the run continues with --resume"),
+    ],
+)
 def test_an_interrupted_run_says_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: str,
+    before: bool,
+    written: bool,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    if before:
+        last.touch()
+        os.utime(last, (1e9, 1e9))
+
     def interrupted(**_: Any) -> None:
+        if written:
+            last.write_text("weights")
         raise KeyboardInterrupt
 
+    arguments_of("train")  # is kept, so that it is read from the function itself
     monkeypatch.setattr("segweave.commands.train.train", interrupted)
-    words = ["train", "--data", "shapes", "--out", str(tmp_path)]
-    assert shown(words, capsys, status=130).strip() == "segweave: interrupted; nothing was saved yet"
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert shown(words, capsys, status=130).strip() == "segweave: interrupted; the run continues with --resume"
+    words = ["train", "--data", "shapes", "--out", str(tmp_path), *shlex.split(flags)]
+    assert shown(words, capsys, status=130).strip() == f"segweave: interrupted; {said}"
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_what_was_chosen_is_not_cut_off_in_a_narrow_console(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    flag = "--options.detections_per_image"
+    print_chosen(console, [("epochs", "3", "--epochs"), (flag[10:], "8 16 32 64 128 256 512 1024", flag)])
+    printed = console.export_text()
+    assert "…" not in printed
+    assert "--epochs" in printed
+    if width > 30:
+        assert flag in printed
 
 
 def test_completion_is_installed_where_the_shell_looks_for_it(

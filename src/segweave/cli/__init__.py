@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from segweave.errors import InputError, TrainingError
@@ -51,10 +51,17 @@ def _run(words: Sequence[str]) -> None:
 
     from segweave.cli.arguments import function_of
 
+    last = Path(str(given["out"])) / "checkpoints" / "last.ckpt" if command == "train" else None
+    before = _written(last)
     try:
         result = function_of(command)(**given)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(*_left(command, given)) from interrupt
+        if last is None:
+            raise
+        now = _written(last)  # as it was before: of the run that was to be replaced, unless that is resumed
+        saved = now is not None and (now != before or bool(given.get("resume")))
+        said = "the run continues with --resume" if saved else "nothing was saved yet"
+        raise KeyboardInterrupt(said) from interrupt
     tell = COMMANDS[command].tell
     if tell is not None:
         tell(result, given)
@@ -91,13 +98,10 @@ def _given(command: str, words: Sequence[str]) -> dict[str, object] | None:
             tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        raise complaint(command, error, arguments) from error
+        raise complaint(command, words, error, arguments) from error
     return given if isinstance(given, dict) else None
 
 
-def _left(command: str, given: Mapping[str, object]) -> tuple[str, ...]:
-    """What is said of what an interrupted command leaves."""
-    if command != "train":
-        return ()
-    last = Path(str(given["out"])) / "checkpoints" / "last.ckpt"
-    return ("the run continues with --resume" if last.exists() else "nothing was saved yet",)
+def _written(path: Path | None) -> int | None:
+    """When a file was last written to, in nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path is not None and path.is_file() else None

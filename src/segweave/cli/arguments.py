@@ -91,6 +91,7 @@ class Argument:
         positional: Whether it is given by position.
         value: What stands for its value in the help: "HEIGHT WIDTH".
         text: What it means.
+        chosen: What its default is chosen from, if it is None because it is chosen.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Argument:
     positional: bool
     value: str
     text: str
+    chosen: str = ""
 
     @property
     def flag(self) -> str:
@@ -121,7 +123,7 @@ class Argument:
     def shown_default(self) -> str:
         """Its default as a user would type it; empty if nothing is to be said."""
         if self.default is None:
-            return CHOSEN.get(self.name, "")
+            return self.chosen
         if isinstance(self.default, bool):
             return self.flag if self.default else f"--no-{self.flag.removeprefix('--')}"
         if isinstance(self.default, tuple):
@@ -230,7 +232,8 @@ def _argument(command: str, name: str, annotation: Annotation, default: object, 
     if name in CHOICES:
         kind = dataclasses.replace(kind, choices=CHOICES[name])
     value = VALUES.get(f"{command} {name}") or VALUES.get(name) or _value(kind)
-    return Argument(name, kind, default, name in COMMANDS[command].positional, value, text)
+    chosen = CHOSEN.get(name, "") if command == "train" else ""
+    return Argument(name, kind, default, name in COMMANDS[command].positional, value, text, chosen)
 
 
 def _value(kind: Kind) -> str:

@@ -76,7 +76,7 @@ CHOSEN: Mapping[str, str] = {
     "precision": "chosen for the device",
     "workers": "chosen for the device",
 }
-"""The default of settings that are chosen if they aren't given."""
+"""The default of the settings of a run, which `train` chooses if they aren't given."""
 
 
 def heading(command: str, argument: str) -> str:

@@ -60,8 +60,9 @@ class Inference:
             raise InputError(f"window {list(self.window)}: expected a height and a width from {SMALLEST_SIDE} up")
         if self.short_edge is not None and self.short_edge < SMALLEST_SIDE:
             raise InputError(f"short_edge {self.short_edge}: expected {SMALLEST_SIDE} or more")
-        if self.random_views < 0 or (self.seed or 0) < 0:
-            raise InputError(f"random_views {self.random_views}, seed {self.seed or 0}: expected 0 or more of each")
+        for name, value in (("random_views", self.random_views), ("seed", self.seed or 0)):
+            if value < 0:
+                raise InputError(f"{name} {value}: expected 0 or more")
         if self.random_views and (self.scales is not None or self.flip):
             raise InputError("random_views: expected no scales and no flip beside it")
         if not self.random_views and (self.scale_range is not None or self.seed is not None):

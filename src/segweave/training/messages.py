@@ -17,6 +17,9 @@ from segweave.training.settings import RunSettings
 NAMED_AT_MOST = 8
 """How many warnings of a split, and how many weights that `init_from` doesn't give, are named."""
 
+ROOM = 20
+"""How much of a line the settings that were chosen need beside their flags, in characters."""
+
 
 def print_start(
     asked: RunSettings,
@@ -46,11 +49,27 @@ def print_start(
         _say(console, check.contents)
         for warning in check.warnings[:NAMED_AT_MOST]:
             _warn(console, warning)
-    table = Table("chosen for you", "value", "change with", box=None, header_style="dim")
-    for name, value, flag in _chosen(asked, configuration):
+    chosen = _chosen(asked, configuration)
+    if chosen:
+        print_chosen(console, chosen)
+
+
+def print_chosen(console: Console, chosen: Sequence[tuple[str, str, str]]) -> None:
+    """Prints a table of settings that were chosen. Nothing is cut off, and flags are on one line where they fit.
+
+    Args:
+        console: To print on.
+        chosen: The name of each, its value, and the flag that changes it.
+    """
+    table = Table(box=None, header_style="dim")
+    table.add_column("chosen for you", overflow="fold")
+    table.add_column("value", overflow="fold")
+    longest = max(len(flag) for _, _, flag in chosen)
+    fits = console.width >= longest + ROOM
+    table.add_column("change with", no_wrap=fits, overflow="fold")  # the others give way to what doesn't wrap
+    for name, value, flag in chosen:
         table.add_row(name, Text(value), flag)
-    if table.rows:
-        console.print(table)
+    console.print(table)
 
 
 def print_initialised(configuration: RunConfiguration, network: Network, not_taken: Sequence[str] | None) -> None:
