@@ -155,7 +155,7 @@ def test_warnings(root: Path) -> None:
 def test_wrong_roots(root: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder"):
         check(root / "nowhere")
-    with pytest.raises(InputError, match="images: no splits: expected folders such as train/images"):
+    with pytest.raises(InputError, match="images: no splits: expected SPLIT/masks beside SPLIT/images"):
         check(root / "train/images")
 
 
