@@ -241,3 +241,13 @@ def test_a_run_does_not_start_from_the_one_it_replaces(
         train(folder, out=copy, init_from=str(copy / part), overwrite=True, **settings)
     assert weights(copy) == weights(segmentation_run)
     assert (copy / "report.html").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_folders_of_a_run_are_found_from_anywhere(
+    tmp_path: Path, folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    train("folder", out=tmp_path / "run", root=Path(folder.name), **{**settings, "epochs": 1})
+    written = read_settings(tmp_path / "run" / "config.yaml")
+    assert (written["data"], written["root"]) == ("folder", str(folder))

@@ -220,11 +220,7 @@ def arguments_of(command: str) -> Mapping[str, Argument]:
             texts = {**argument_texts(RunSettings), **texts}
     positional = COMMANDS[command].positional
     order = [*positional, *(name for name in defaults if name not in positional)]
-    return {
-        name: _argument(command, name, annotations[name], defaults[name], texts.get(name, ""))
-        for name in order
-        if name not in COMMANDS[command].hidden
-    }
+    return {name: _argument(command, name, annotations[name], defaults[name], texts.get(name, "")) for name in order}
 
 
 def _argument(command: str, name: str, annotation: Annotation, default: object, text: str) -> Argument:

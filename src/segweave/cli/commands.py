@@ -15,7 +15,6 @@ class Command:
         summary: What it does, in a line.
         examples: Commands as a user would type them.
         positional: The arguments that are given by position; the last may take several words.
-        hidden: Arguments that the command line doesn't offer.
         tell: Prints the result, where the function doesn't do so itself; it is given the arguments too.
     """
 
@@ -23,7 +22,6 @@ class Command:
     summary: str
     examples: tuple[str, ...]
     positional: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
     tell: Callable[..., None] | None = None
 
 
@@ -100,7 +98,6 @@ COMMANDS: Mapping[str, Command] = {
         "Read every file of a folder of images with masks or objects, and name all that is wrong.",
         ("segweave data check DIR", "segweave data check DIR --contact-sheet sheet.png"),
         positional=("root",),
-        hidden=("dataset_class",),
         tell=tell_check,
     ),
 }

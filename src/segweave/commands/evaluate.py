@@ -65,6 +65,7 @@ def evaluate(
     from rich.console import Console
 
     from segweave.devices import choose_device, require_processes
+    from segweave.networks.network import required_labelling
     from segweave.reports.tables import print_result
     from segweave.saving import network_of
     from segweave.task import EvaluationOptions
@@ -91,10 +92,9 @@ def evaluate(
         predictions=None if predictions is None else Path(predictions),
     )
     task.require_options(options, network, _called(run))
-    if network.labelling is None:
-        raise InputError("the network has no classes: expected one from segweave.load")
-    dataset = open_dataset(data, root, split, task=task.name, classes=network.labelling.classes)
-    _require_classes(network, run, data, dataset.classes)
+    labelling = required_labelling(network)
+    dataset = open_dataset(data, root, split, task=task.name, classes=labelling.classes)
+    labelling.require_classes(dataset.classes, os.fspath(data), _called(run))
     result: Result = run_evaluator(
         task.evaluator(network, dataset, options), device=device, devices=devices, workers=workers
     )
@@ -107,21 +107,6 @@ def evaluate(
 
 def _called(run: str | os.PathLike[str] | Network) -> str:
     return os.fspath(run) if isinstance(run, str | os.PathLike) else "the network"
-
-
-def _require_classes(
-    network: Network,
-    run: str | os.PathLike[str] | Network,
-    data: str | os.PathLike[str],
-    classes: Sequence[str],
-) -> None:
-    """Refuses data of other classes than the network was trained on."""
-    assert network.labelling is not None
-    if tuple(classes) != network.labelling.classes:
-        raise InputError(
-            f"{data}: the data has the {len(classes)} classes {', '.join(classes)}; expected the "
-            f"{network.num_classes} that {_called(run)} was trained on: {', '.join(network.labelling.classes)}"
-        )
 
 
 def _write_json(file: str | os.PathLike[str] | None, content: object) -> None:

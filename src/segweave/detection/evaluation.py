@@ -21,11 +21,12 @@ class DetectionEvaluator(Evaluator[DetectionBatch, DetectionResult]):
             as many as the network finds. COCO's own figures are of 100.
     """
 
+    network: DetectionNetwork
+
     def __init__(
         self, network: DetectionNetwork, dataset: DetectionDataset, *, detections_per_image: int | None = None
     ) -> None:
         self.network = network
-        self.detector = network
         self.dataset = dataset
         self.detections_per_image = (
             network.detections_per_image if detections_per_image is None else detections_per_image
@@ -46,7 +47,7 @@ class DetectionEvaluator(Evaluator[DetectionBatch, DetectionResult]):
         kept = [place for place, counted in enumerate(batch.counted) if counted]
         if not kept:
             return
-        outputs = self.detector.find([batch.images[place] for place in kept])
+        outputs = self.network.find([batch.images[place] for place in kept])
         for place, output in zip(kept, outputs, strict=True):
             image_id = self.dataset.image_id(batch.numbers[place])
             self._found += coco_predictions(output, image_id, self.dataset.category_ids)

@@ -20,7 +20,7 @@ from segweave.detection.pictures import Objects, detection_heading, draw_detecti
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.network import DetectionNetwork, evaluating
+from segweave.networks.network import DetectionNetwork, evaluating, required_labelling
 from segweave.reports.explanation import Heading
 from segweave.saving import network_of
 from segweave.task import Prediction, Predictor, in_a_line
@@ -101,9 +101,7 @@ def find_objects(network: DetectionNetwork, image: NDArray[np.uint8], score: flo
         score: The least score of an object that is told.
     """
     require_score(score)
-    labelling = network.labelling
-    if labelling is None:
-        raise InputError("the network has no classes: expected one from segweave.load")
+    labelling = required_labelling(network)
     device = next(network.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1).to(device, torch.float32) / 255
     with evaluating(network):
@@ -141,13 +139,12 @@ class DetectionPredictor(Predictor):
 
     def __init__(self, network: DetectionNetwork, out: Path, score: float) -> None:
         require_score(score)
-        if network.labelling is None:
-            raise InputError("the network has no classes: expected one from segweave.load")
+        labelling = required_labelling(network)
         self.network = network
         self.file = out / PREDICTIONS_FILE
         self.score = score
-        self.classes = network.labelling.classes
-        self.category_ids = network.labelling.category_ids or tuple(range(1, network.num_classes + 1))
+        self.classes = labelling.classes
+        self.category_ids = labelling.category_ids or tuple(range(1, network.num_classes + 1))
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 

@@ -39,6 +39,23 @@ class Labelling:
     long_edge: int | None = None
     category_ids: tuple[int, ...] | None = None
 
+    def require_classes(self, classes: Sequence[str], data: str, trained: str) -> None:
+        """Refuses data of other classes.
+
+        Args:
+            classes: Of the data.
+            data: What the data is called, for the message.
+            trained: What was trained on this labelling: "the network", or its run.
+
+        Raises:
+            InputError: Names the classes of both.
+        """
+        if tuple(classes) != self.classes:
+            raise InputError(
+                f"{data}: the data has the {len(classes)} classes {', '.join(classes)}; expected the "
+                f"{len(self.classes)} that {trained} was trained on: {', '.join(self.classes)}"
+            )
+
 
 @dataclass(frozen=True)
 class Options:
@@ -125,6 +142,17 @@ class Network(nn.Module, ABC):
             A module that takes (B, 3, H, W): the network itself, unless it does more where it finds more.
         """
         return self
+
+
+def required_labelling(network: Network) -> Labelling:
+    """What a network was trained to tell apart.
+
+    Raises:
+        InputError: It wasn't trained on named classes.
+    """
+    if network.labelling is None:
+        raise InputError("the network has no classes: expected one from segweave.load")
+    return network.labelling
 
 
 class SegmentationNetwork(Network):

@@ -16,7 +16,7 @@ from segweave.data.transforms import normalise
 from segweave.errors import InputError
 from segweave.files import written_whole
 from segweave.models import Network
-from segweave.networks.network import Labelling, SegmentationNetwork, evaluating
+from segweave.networks.network import Labelling, SegmentationNetwork, evaluating, required_labelling
 from segweave.reports.explanation import Heading
 from segweave.reports.pictures import overlay, palette_png, with_legend
 from segweave.saving import network_of
@@ -142,17 +142,6 @@ def inference_of(options: EvaluationOptions | PredictionOptions, labelling: Labe
             options.seed,
         )
     return Inference(options.scales, bool(options.flip), options.window, labelling.short_edge)
-
-
-def required_labelling(network: Network) -> Labelling:
-    """The classes that a network was trained on.
-
-    Raises:
-        InputError: It wasn't trained on named classes.
-    """
-    if network.labelling is None:
-        raise InputError("the network has no classes: expected one from segweave.load")
-    return network.labelling
 
 
 class SegmentationPredictor(Predictor):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segweave.data.labelled import LabelledSplit
-from segweave.networks.network import Labelling, Network, SegmentationNetwork
+from segweave.networks.network import Labelling, Network, SegmentationNetwork, required_labelling
 from segweave.reports.page import Page
 from segweave.segmentation import camvid, choices
 from segweave.segmentation.camvid import CamVid
@@ -22,7 +22,6 @@ from segweave.segmentation.prediction import (
     SegmentationPredictor,
     inference_of,
     predict_classes,
-    required_labelling,
 )
 from segweave.segmentation.shapes import ShapesSegmentationDataset
 from segweave.segmentation.training import SegmentationLessons

@@ -78,11 +78,8 @@ def open_splits(
         raise InputError(f"{data}: expected the same classes in both splits, got {classes} and {list(val.classes)}")
     if resumed is not None and (resumed / "model").exists():
         labelling = load(resumed).labelling
-        if labelling is not None and classes != list(labelling.classes):
-            raise InputError(
-                f"{data}: the data has the {len(classes)} classes {', '.join(classes)}; expected the "
-                f"{len(labelling.classes)} of the run {resumed}: {', '.join(labelling.classes)}"
-            )
+        if labelling is not None:
+            labelling.require_classes(classes, data, f"the run {resumed}")
     return Splits(train, val)
 
 
